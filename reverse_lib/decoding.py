@@ -1,0 +1,232 @@
+"""Reading the pixels of anyone's photo, and nothing but the pixels.
+
+A photo comes out as plain RGB, upright, in a new image object: EXIF, GPS position, XMP, colour profile and comments
+stay behind, so nothing but the picture can tell an agent where it was taken. Size is checked before anything is
+decoded; what can't be read is a `PhotoError` that names the file, the reason and what to do about it.
+
+Colour profiles are dropped, not applied. Of an animation the first frame is taken. Transparent parts turn white.
+Damaged metadata is ignored; damaged pixels are not.
+"""
+
+import os
+import stat
+import struct
+import zlib
+from contextlib import suppress
+from functools import cache
+from io import BytesIO
+
+from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF")
+MAX_PIXELS = 100_000_000
+MAX_BYTES = 200_000_000
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow and its plugins have been seen to raise on damaged files. Not `Exception`: an interrupt or a typo here
+# must not pass for a damaged photo.
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    Warning,
+    struct.error,
+    zlib.error,
+)
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
+_RE_EXPORT = "export it again as JPEG or PNG"
+
+
+class PhotoError(ValueError):
+    """A photo that can't be used; the message names it, the reason and a remedy."""
+
+
+def load_photo(
+    path_or_bytes: str | os.PathLike | bytes | bytearray | memoryview,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+) -> Image.Image:
+    """Reads a JPEG, PNG, WebP, HEIC, AVIF or GIF photo.
+
+    Args:
+        path_or_bytes: A file's path, or its content.
+        max_pixels: Largest width x height accepted, in pixels. Pillow's own limit, twice `Image.MAX_IMAGE_PIXELS`,
+            stays in force beside it.
+        max_bytes: Largest file accepted, in bytes.
+
+    Returns:
+        An RGB image, upright, with nothing attached.
+
+    Raises:
+        PhotoError: If there is no such file, or it is empty, too large, damaged or no photo.
+    """
+    name, data = _read(path_or_bytes, max_bytes)
+    if not data:
+        raise PhotoError(f"{name}: the file is empty (0 bytes); copy it again from where it came")
+    _register_heif()
+    try:
+        return _decode(name, data, max_pixels)
+    except PhotoError:
+        bare = _without_metadata(data)
+        if len(bare) == len(data):
+            raise
+        with suppress(PhotoError):  # the second attempt's reason would be about a file the user doesn't have
+            return _decode(name, bare, max_pixels)
+        raise
+
+
+@cache
+def _register_heif() -> None:
+    """Teaches Pillow HEIC; on first use, since it takes time that importing shouldn't."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+
+def _read(source: object, max_bytes: int) -> tuple[str, bytes]:
+    """Returns a name for messages, and the file's content.
+
+    Raises:
+        PhotoError: If it isn't a readable file of an accepted size.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        _check_size("<bytes>", memoryview(source).nbytes, max_bytes)
+        return "<bytes>", bytes(source)
+    if not isinstance(source, str | os.PathLike):
+        raise PhotoError(f"<{type(source).__name__}>: not a photo; give a path or the file's bytes")
+    name = os.fsdecode(source)
+    try:
+        status = os.stat(source)
+        if stat.S_ISDIR(status.st_mode):
+            raise PhotoError(f"{name}: is a directory; give the path of one photo in it")
+        if not stat.S_ISREG(status.st_mode):
+            raise PhotoError(f"{name}: is a device or pipe; give the path of a photo file")
+        _check_size(name, status.st_size, max_bytes)
+        with open(source, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except PhotoError:
+        raise
+    except FileNotFoundError as error:
+        raise PhotoError(f"{name}: no such file; check the path and its spelling") from error
+    except (OSError, ValueError) as error:
+        raise PhotoError(f"{name!r}: can't be read ({reason_of(error)}); check the path and its permissions") from error
+    _check_size(name, len(data), max_bytes)
+    return name, data
+
+
+def _check_size(name: str, size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise PhotoError(f"{name}: {size:,} bytes, the limit is {max_bytes:,} bytes; scale it down first")
+
+
+def _decode(name: str, data: bytes, max_pixels: int) -> Image.Image:
+    """Does the work of `load_photo` for content already read."""
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)  # the header only
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PhotoError(f"{name}: too many pixels ({reason_of(error)}); scale it down first") from error
+    except _DECODER_ERRORS as error:
+        reason = f"{len(data):,} bytes, not a readable JPEG, PNG, WebP, HEIC, AVIF or GIF"
+        raise PhotoError(f"{name}: not an image ({reason}); {_RE_EXPORT}") from error
+    with image:
+        width, height = image.size
+        if not 0 < width * height <= max_pixels:
+            size = f"{width:,} x {height:,} pixels, the limit is {max_pixels:,} pixels"
+            raise PhotoError(f"{name}: {size}; scale it down first")
+        try:
+            if image.format == "PNG" and _PNG_END not in data:
+                raise EOFError("the end is missing")
+            image.load()
+            return _plain(_rgb(image), _orientation(image))
+        except (*_DECODER_ERRORS, Image.DecompressionBombError) as error:
+            reason = f"{image.format}, {len(data):,} bytes, can't be decoded: {reason_of(error)}"
+            raise PhotoError(f"{name}: damaged or truncated ({reason}); copy it again or {_RE_EXPORT}") from error
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """Drops metadata Pillow may stumble over from a JPEG or PNG; anything else is returned as it is."""
+    if data.startswith(b"\xff\xd8"):
+        return _bare_jpeg(data)
+    return _bare_png(data) if data.startswith(_PNG_START) else data
+
+
+def _bare_jpeg(data: bytes) -> bytes:
+    """Keeps everything but comments and application segments; Adobe's (APP14) stays, it says how colours are coded."""
+    kept, at = [data[:2]], 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        marker, end = data[at + 1], at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+        if not 0xE0 <= marker <= 0xEF and marker != 0xFE or marker == 0xEE and end - at >= 14:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept) + data[at:]
+
+
+def _bare_png(data: bytes) -> bytes:
+    """Keeps the chunks that make the picture, and an orientation whose checksum is right."""
+    kept, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        sound = zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
+        if kind[:1].isupper() or kind == b"tRNS" or (kind == b"eXIf" and sound):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1..8; 1 when there is none or it can't be read."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG)
+    except _DECODER_ERRORS:
+        return 1
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Converts any mode to RGB: 16 bits are scaled down, transparency is laid over white."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _eight_bits(image).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scales 0..65535 to 0..255, rounding; returns mode L."""
+    import numpy as np
+
+    values = np.clip(np.asarray(image.convert("I"), dtype=np.float64), 0, 65535)  # (height, width)
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+
+
+def _plain(image: Image.Image, orientation: int) -> Image.Image:
+    """Turns the picture upright and copies its pixels, and nothing else, into a new image."""
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    fresh = Image.new("RGB", image.size)
+    fresh.paste(image)
+    return fresh
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong, in one line of at most 200 characters."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0][:200]

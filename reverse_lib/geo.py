@@ -1,0 +1,183 @@
+"""Distances on the globe, the accuracy curve, thresholds, and the one parser of written answers.
+
+Everything that measures or reads a place goes through this module, so training, evaluation and chat agree on what
+an answer says and how far off it is. Coordinates are `(lat, lon)` in degrees, distances are kilometres.
+
+Differs from the paper's public code: an answer's *last* two fields are its coordinates (the public code takes the
+first two numbers it meets, so `France, Paris 12, 48.85, 2.35` lands at 12° N), (0, 0) is a legal place, out-of-range
+coordinates are no answer, and two answers are none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+EARTH_RADIUS_KM = 6371.0088  # mean radius, https://en.wikipedia.org/wiki/Earth_radius#Arithmetic_mean_radius
+THRESHOLDS_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent
+ACCURACY_KNOTS = ((1, 1.0), (25, 0.8), (200, 0.6), (750, 0.4), (2500, 0.2))  # (km, reward)
+GEOGUESSR_SCALE_KM = 1492.7
+GEOGUESSR_BEST = 5000.0
+
+_OPEN, _CLOSE = "<answer>", "</answer>"
+_MAX_NUMBER_CHARS = 64  # the longest float that Python writes has 24
+_COORDINATE = re.compile(
+    r"(?P<prefix>[NSEW])?\s*"
+    r"(?P<sign>[+\-\u2212])?"
+    r"(?P<number>(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+\-]?[0-9]+)?)"
+    r"\s*[\u00b0\u00ba]?\s*"
+    r"(?P<suffix>[NSEW])?"
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A place as an agent states it: names, and coordinates in degrees."""
+
+    country: str
+    city: str
+    lat: float
+    lon: float
+
+    def text(self) -> str:
+        """Returns the line that goes between the answer tags: `Country, City, 12.34, -5.67`."""
+        return f"{self.country}, {self.city}, {_two_decimals(self.lat)}, {_two_decimals(self.lon)}"
+
+
+def haversine_km(lat1: ArrayLike, lon1: ArrayLike, lat2: ArrayLike, lon2: ArrayLike) -> float | np.ndarray:
+    """Great-circle distance between points on a sphere of the Earth's mean radius.
+
+    Formula: https://en.wikipedia.org/wiki/Haversine_formula
+
+    Args:
+        lat1: latitude of the first point, degrees, any shape that broadcasts with the others.
+        lon1: longitude of the first point, degrees.
+        lat2: latitude of the second point, degrees.
+        lon2: longitude of the second point, degrees.
+
+    Returns:
+        Kilometres, float64 of the broadcast shape; a plain float when all four are scalars. NaN or infinite
+        coordinates give NaN.
+    """
+    with np.errstate(invalid="ignore"):
+        phi1, lambda1, phi2, lambda2 = (np.radians(np.asarray(x, dtype=np.float64)) for x in (lat1, lon1, lat2, lon2))
+        chord = np.sin((phi2 - phi1) / 2) ** 2 + np.cos(phi1) * np.cos(phi2) * np.sin((lambda2 - lambda1) / 2) ** 2
+        km = 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(chord, 0.0, 1.0)))
+    return _like_input(km)
+
+
+def accuracy_reward(km: ArrayLike | None) -> float | np.ndarray:
+    """The paper's accuracy reward: piecewise linear through `ACCURACY_KNOTS`.
+
+    Args:
+        km: distance(s) to the truth, any shape; None or NaN when there was no answer.
+
+    Returns:
+        1 below 1 km, 0.2 at 2500 km and 0 beyond it; 0 for whatever is not a distance (None, NaN, negative). A float
+        for a scalar, otherwise float64 of the shape of `km`.
+    """
+    distance = np.asarray(km, dtype=np.float64)
+    knots_km, rewards = zip(*ACCURACY_KNOTS, strict=True)
+    reward = np.interp(distance, knots_km, rewards, right=0.0)
+    return _like_input(np.where(distance >= 0, reward, 0.0))
+
+
+def geoguessr_score(km: ArrayLike | None) -> float | np.ndarray:
+    """GeoGuessr's points for a guess: `5000 * exp(-km / 1492.7)`.
+
+    Args:
+        km: distance(s) to the truth, any shape; None or NaN when there was no answer.
+
+    Returns:
+        Points from 0 to 5000; 0 for whatever is not a distance. A float for a scalar, otherwise float64.
+    """
+    distance = np.asarray(km, dtype=np.float64)
+    is_distance = distance >= 0
+    points = GEOGUESSR_BEST * np.exp(-np.where(is_distance, distance, 0.0) / GEOGUESSR_SCALE_KM)
+    return _like_input(np.where(is_distance, points, 0.0))
+
+
+def within(km: ArrayLike | None, thresholds_km: Sequence[float] = THRESHOLDS_KM) -> np.ndarray:
+    """Tells which thresholds each distance keeps (the limit itself counts as within).
+
+    Args:
+        km: distance(s) to the truth, any shape; None or NaN when there was no answer.
+        thresholds_km: T limits in kilometres.
+
+    Returns:
+        bool, shape `km.shape + (T,)`; False for whatever is not a distance.
+    """
+    distance = np.asarray(km, dtype=np.float64)[..., None]
+    return (distance >= 0) & (distance <= np.asarray(thresholds_km, dtype=np.float64))
+
+
+def parse_answer(text: str) -> Answer | None:
+    """Reads `Country, City, lat, lon`, bare or between one pair of answer tags.
+
+    The last two comma-separated fields are latitude and longitude, the first is the country, what lies between is the
+    city, which may be empty or contain commas. Numbers are ASCII decimals, optionally signed (`-` or the typographic
+    minus), with a degree sign, and with N/S (latitude) or E/W (longitude) before or behind instead of a sign. Digits of
+    other scripts, `nan`, `inf`, `1_0`, degrees with minutes, and values beyond ±90/±180 are no coordinates.
+
+    Args:
+        text: one line, or any text that holds exactly one `<answer>…</answer>`.
+
+    Returns:
+        The answer, or None when there is none, when there are several, or when it can't be read. Never raises; the
+        time is linear in the length of the text.
+    """
+    if not isinstance(text, str):
+        return None
+    line = _answer_line(text)
+    if line is None or "<" in line or ">" in line or len(line.splitlines()) != 1:
+        return None
+    places, *coordinates = line.rsplit(",", 2)
+    if len(coordinates) != 2:
+        return None
+    lat = _coordinate(coordinates[0], limit=90.0, positive="N", negative="S")
+    lon = _coordinate(coordinates[1], limit=180.0, positive="E", negative="W")
+    country, *city = (part.strip() for part in places.split(","))
+    if lat is None or lon is None or not country:
+        return None
+    return Answer(country, ", ".join(part for part in city if part), lat, lon)
+
+
+def _answer_line(text: str) -> str | None:
+    """Returns the text between the only pair of answer tags, the whole text when it has no tags, otherwise None."""
+    opened, closed = text.count(_OPEN), text.count(_CLOSE)
+    if opened == 0 and closed == 0:
+        return text.strip()
+    start, end = text.find(_OPEN), text.find(_CLOSE)
+    if opened != 1 or closed != 1 or end < start:
+        return None
+    return text[start + len(_OPEN) : end].strip()
+
+
+def _coordinate(field: str, limit: float, positive: str, negative: str) -> float | None:
+    """Reads one coordinate in degrees, or None when it is not a number within ±limit."""
+    field = field.strip()
+    match = _COORDINATE.fullmatch(field) if len(field) <= _MAX_NUMBER_CHARS else None
+    if match is None:
+        return None
+    hemispheres = [letter for letter in (match["prefix"], match["suffix"]) if letter]
+    if hemispheres and (len(hemispheres) > 1 or match["sign"] or hemispheres[0] not in (positive, negative)):
+        return None
+    value = float(match["number"])
+    if not math.isfinite(value) or value > limit:
+        return None
+    return -value if hemispheres == [negative] or match["sign"] in ("-", "\u2212") else value
+
+
+def _two_decimals(degrees: float) -> str:
+    """Writes degrees with two decimals, without the minus of a rounded zero."""
+    return f"{round(float(degrees), 2) + 0.0:.2f}"
+
+
+def _like_input(values: np.ndarray) -> float | np.ndarray:
+    """Returns a plain float for a result without dimensions, otherwise the array."""
+    return float(values) if np.ndim(values) == 0 else values

@@ -1,0 +1,290 @@
+"""The grammar of one assistant turn: reading it strictly, writing it back.
+
+A turn is `<think>…</think>`, then, if and only if the previous message was a search result, `<useful>[i, …]</useful>`,
+then exactly one `<tool_call>{json}</tool_call>` or one `<answer>Country, City, lat, lon</answer>`. Tags are
+case-sensitive, once each, in this order, with nothing but whitespace between them.
+
+Differs from the paper's public code, which searches each tag on its own with a lenient regular expression and so pays
+mismatched, nested and repeated tags: here any text gives a `Turn` with named errors, never an exception, in time
+linear in its length, and a field is filled only where there is one way to read it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from reverse_lib.geo import Answer, parse_answer
+
+TOOLS = ("image_zoom_in_tool", "image_search_tool", "text_search_tool")
+SEARCH_TOOLS = ("image_search_tool", "text_search_tool")
+PARTS = ("think", "useful", "tool_call", "answer")
+
+_PART_ERRORS = {
+    "repeated": "more than one opening or closing tag",
+    "unclosed": "an opening tag without a closing tag after it",
+    "unopened": "a closing tag without an opening tag",
+    "nested": "the part contains, or stands in, another part",
+}
+TURN_ERRORS: dict[str, str] = {
+    **{f"{part}_{kind}": text for part in PARTS for kind, text in _PART_ERRORS.items()},
+    "think_missing": "no think part",
+    "useful_missing": "a search result went before, and its evidence labels are not there",
+    "useful_unexpected": "evidence labels without a search result before",
+    "useful_invalid": "the labels are not a JSON list of integers from 1",
+    "useful_duplicate": "a position is labelled twice",
+    "tool_call_json": "not JSON, or JSON that can be read in two ways or not be kept (see `parse_tool_call`)",
+    "tool_call_object": "not a JSON object that has a name and arguments",
+    "tool_call_extra": "keys besides name and arguments",
+    "tool_call_name": "the name is not one of the tools",
+    "tool_call_arguments": "the arguments are not a JSON object",
+    "answer_invalid": "not `Country, City, lat, lon` with numbers in range",
+    "action_missing": "neither a tool call nor an answer",
+    "action_both": "a tool call and an answer",
+    "wrong_order": "the parts are not in the order think, useful, tool call or answer",
+    "text_outside": "text outside the tags",
+}
+
+_TAG = re.compile(r"<(/?)(think|useful|tool_call|answer)>")
+_WS, _POSITION = r"[ \t\r\n]*", r"[1-9][0-9]{0,17}"  # JSON's whitespace; an integer from 1 that fits an int64 column
+_USEFUL = re.compile(rf"{_WS}\[{_WS}((?:{_POSITION}{_WS},{_WS})*{_POSITION})?{_WS}\]{_WS}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAX_DIGITS = 18  # of an integer that always fits an int64 column
+_MAX_DEPTH = 16  # of nested lists and objects; the tools' own arguments need 3
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A tool's name, one of `TOOLS`, and its arguments as the model wrote them."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One assistant turn, as far as it can be read in one way only."""
+
+    think: str | None
+    useful: list[int] | None  # 1-based positions; None: no labels, which is not the same as []
+    tool_call: ToolCall | None
+    answer: Answer | None
+    errors: list[str] = field(default_factory=list)  # names from TURN_ERRORS, each once
+
+
+def parse_turn(text: str, after_search: bool | None = None) -> Turn:
+    """Reads one assistant turn. Total: any text gives a turn, in time linear in its length.
+
+    Args:
+        text: exactly what the model wrote.
+        after_search: True if the previous message was a search result, so that labels are owed; False if not, so that
+            they are out of place; None if unknown: either is accepted.
+
+    Returns:
+        The turn, with `errors` naming every departure from the grammar (`TURN_ERRORS`). A field is filled where its
+        part is there once, properly closed, outside every other part, and valid in itself.
+    """
+    bodies, errors, present = _parts(text)
+    if "think" not in present:
+        errors.append("think_missing")
+    if after_search is True and "useful" not in present:
+        errors.append("useful_missing")
+    if after_search is False and "useful" in present:
+        errors.append("useful_unexpected")
+    if not present & {"tool_call", "answer"}:
+        errors.append("action_missing")
+    if present >= {"tool_call", "answer"}:
+        errors.append("action_both")
+
+    useful = tool_call = answer = None
+    if "useful" in bodies:
+        useful, problem = parse_useful(bodies["useful"])
+        errors.extend([problem] if problem else [])
+    if "tool_call" in bodies:
+        tool_call, problem = parse_tool_call(bodies["tool_call"])
+        errors.extend([problem] if problem else [])
+    if "answer" in bodies:
+        answer = parse_answer(bodies["answer"])
+        errors.extend([] if answer else ["answer_invalid"])
+    return Turn(bodies.get("think"), useful, tool_call, answer, list(dict.fromkeys(errors)))
+
+
+def format_turn(
+    think: str,
+    useful: list[int] | None = None,
+    tool_call: ToolCall | None = None,
+    answer: Answer | None = None,
+) -> str:
+    """Writes one turn; `parse_turn` reads it back.
+
+    Args:
+        think: the reasoning; no tags of the grammar in it.
+        useful: 1-based positions of the useful results of the search before, None if no labels are owed.
+        tool_call: the call, or None.
+        answer: the answer, or None; exactly one of the two is needed. Coordinates are written with two decimals.
+
+    Returns:
+        The parts in order, with nothing between them.
+
+    Raises:
+        ValueError: if the parts can't be read back as they are (a tag inside a part, a comma in the country, a NaN).
+    """
+    text = f"<think>{think}</think>"
+    if useful is not None:
+        text += f"<useful>{json.dumps(list(useful))}</useful>"
+    if tool_call is not None:
+        call = {"name": tool_call.name, "arguments": tool_call.arguments}
+        text += f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>"
+    if answer is not None:
+        text += f"<answer>{answer.text()}</answer>"
+    turn = parse_turn(text)
+    if turn.errors:
+        reasons = "; ".join(f"{name} ({TURN_ERRORS[name]})" for name in turn.errors)
+        raise ValueError(f"turn {text[:200]!r}: not in the grammar: {reasons}; change that part")
+    if answer is not None and turn.answer.country != answer.country.strip():
+        raise ValueError(f"country {answer.country!r}: read back as {turn.answer.country!r}; write it without commas")
+    return text
+
+
+def parse_useful(body: str) -> tuple[list[int] | None, str | None]:
+    """Reads the inside of a useful part: `(positions, None)`, or `(None, name of the error)`."""
+    match = _USEFUL.fullmatch(body)
+    if match is None:
+        return None, "useful_invalid"
+    positions = [int(number) for number in match[1].split(",")] if match[1] else []
+    if len(set(positions)) != len(positions):
+        return None, "useful_duplicate"
+    return positions, None
+
+
+def parse_tool_call(body: str) -> tuple[ToolCall | None, str | None]:
+    """Reads the inside of a tool call.
+
+    JSON is refused where it is ambiguous or can't be stored and sent on: repeated keys, NaN and infinities, integers
+    beyond 18 digits, more than 16 levels, half of a surrogate pair.
+
+    Args:
+        body: the text between the tags.
+
+    Returns:
+        `(call, None)`, `(None, name of the error)`, or `(call, "tool_call_extra")` for a call with further keys.
+    """
+    try:
+        value = _JSON.decode(body)
+    except (ValueError, RecursionError):
+        return None, "tool_call_json"
+    if not _storable(value):
+        return None, "tool_call_json"
+    if not isinstance(value, dict) or "name" not in value or "arguments" not in value:
+        return None, "tool_call_object"
+    if value["name"] not in TOOLS:
+        return None, "tool_call_name"
+    if not isinstance(value["arguments"], dict):
+        return None, "tool_call_arguments"
+    return ToolCall(value["name"], value["arguments"]), "tool_call_extra" if len(value) > 2 else None
+
+
+def _parts(text: str) -> tuple[dict[str, str], list[str], set[str]]:
+    """Splits a turn into the bodies of its well-formed parts, its errors of form, and the names of all tags seen."""
+    tags = [(match[2], match[1] == "", match.start(), match.end()) for match in _TAG.finditer(text)]
+    opened = {part: [tag for tag in tags if tag[0] == part and tag[1]] for part in PARTS}
+    closed = {part: [tag for tag in tags if tag[0] == part and not tag[1]] for part in PARTS}
+    nested, outside = _layout(text, tags)
+    bodies: dict[str, str] = {}
+    errors: list[str] = []
+    for part in PARTS:
+        starts, ends = opened[part], closed[part]
+        if not starts and not ends:
+            continue
+        if len(starts) > 1 or len(ends) > 1:
+            errors.append(f"{part}_repeated")
+        elif not starts:
+            errors.append(f"{part}_unopened")
+        elif not ends or ends[0][2] < starts[0][2]:
+            errors.append(f"{part}_unclosed")
+        elif part in nested:
+            errors.append(f"{part}_nested")
+        else:
+            bodies[part] = text[starts[0][3] : ends[0][2]]
+    firsts = [opened[part][0][2] for part in PARTS if opened[part]]
+    if firsts != sorted(firsts):
+        errors.append("wrong_order")
+    if outside:
+        errors.append("text_outside")
+    return bodies, errors, {tag[0] for tag in tags}
+
+
+def _layout(text: str, tags: list[tuple[str, bool, int, int]]) -> tuple[set[str], bool]:
+    """Walks over the tags once: which parts touch another part's inside, and is there text outside all parts."""
+    nested: set[str] = set()
+    outside = False
+    open_parts: set[str] = set()
+    position = 0
+    for name, opens, start, end in tags:
+        if not open_parts and not outside:
+            outside = bool(text[position:start].strip())
+        if opens:
+            if open_parts:
+                nested |= open_parts | {name}
+            open_parts.add(name)
+        elif name in open_parts:
+            open_parts.remove(name)
+        else:
+            nested |= open_parts
+        position = end
+    if not open_parts and not outside:
+        outside = bool(text[position:].strip())
+    return nested, outside
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Builds an object and refuses a key that comes twice."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key is repeated")
+    return value
+
+
+def _integer(digits: str) -> int:
+    """Reads an integer that fits an int64 column."""
+    if len(digits.lstrip("-")) > _MAX_DIGITS:
+        raise ValueError(f"an integer of more than {_MAX_DIGITS} digits")
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    """Reads a float that is finite."""
+    value = float(digits) if len(digits) <= 64 else math.inf
+    if not math.isfinite(value):
+        raise ValueError("a float out of range")
+    return value
+
+
+def _constant(name: str) -> float:
+    """Refuses the NaN and Infinity that Python's JSON accepts."""
+    raise ValueError(f"{name} is not JSON")
+
+
+def _storable(value: Any) -> bool:
+    """Tells whether a JSON value is shallow enough to be written again and free of lone surrogates."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item)
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+            elif isinstance(item, str) and _SURROGATE.search(item):
+                return False
+        if not inner:
+            return True
+        level = inner
+    return False
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer, parse_float=_real, parse_constant=_constant)

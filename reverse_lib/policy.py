@@ -1,0 +1,213 @@
+"""Loading a model and its processor (tiny or Qwen3-VL, with or without LoRA), and asking it for turns.
+
+The same functions serve the tiny checkpoint in `data/models/` and `Qwen/Qwen3-VL-4B-Instruct`; only the name
+differs. How the world is shown to a model (prompt, picture sizes, style of results) is its `Interface`, kept as
+`interface.json` in our checkpoints; a model without that file is shown the FULL interface.
+"""
+
+import copy
+import importlib.util
+import json
+import os
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention, apply_rotary_pos_emb_vision
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers.processing_utils import ProcessorMixin
+
+from reverse_lib.environment import FULL, Interface, tool_functions
+from reverse_lib.trajectory import TOOLS
+
+INTERFACE_FILE = "interface.json"
+
+
+class ImageOnlyProcessor(Qwen3VLProcessor):
+    """Qwen3-VL's processor without its video part, which cannot be built where torchvision is missing."""
+
+    def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+        self.vision_start_token, self.vision_end_token = "<|vision_start|>", "<|vision_end|>"
+        for name in ("image", "video", "vision_start", "vision_end"):
+            setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(getattr(self, f"{name}_token")))
+
+
+def load_processor(path: str | Path) -> ProcessorMixin:
+    """The processor of a checkpoint: `AutoProcessor` where torchvision is installed, else its image-only twin.
+
+    Args:
+        path: A folder or a Hugging Face model id.
+
+    Raises:
+        OSError: `path` is neither a folder with a tokenizer nor a known model id (from transformers).
+    """
+    if importlib.util.find_spec("torchvision") and not (Path(path) / INTERFACE_FILE).is_file():
+        return AutoProcessor.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    images = Qwen2VLImageProcessorPil.from_pretrained(path)
+    return ImageOnlyProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
+
+
+def load_interface(path: str | Path) -> Interface:
+    """How the world is shown to this checkpoint: its own `interface.json`, else FULL."""
+    file = Path(path) / INTERFACE_FILE
+    return Interface.from_dict(json.loads(file.read_text())) if file.is_file() else FULL
+
+
+def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, lora_rank: int = 0):
+    """A Qwen3-VL checkpoint, ready for training or generation.
+
+    Args:
+        path: A folder or a Hugging Face model id.
+        device: A torch device.
+        dtype: Weights are cast to it (our own are stored in float16).
+        lora_rank: Above 0, the language model's matrices get LoRA adapters of this rank and nothing else is trained.
+
+    Returns:
+        `Qwen3VLForConditionalGeneration`, or a `PeftModel` around it.
+    """
+    if isinstance(path, Path) and not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such checkpoint folder; train it first (notebook 03_sft) or name another")
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(device)
+    if device == "cpu":
+        batch_vision_attention(model)
+    return with_lora(model, lora_rank) if lora_rank else model
+
+
+def batch_vision_attention(model) -> None:
+    """Let the vision tower attend to all images of one size in one call, in place.
+
+    The library's own loop takes one image at a time, which costs a third of a training step on a CPU. The results
+    are the same.
+    """
+    for module in model.modules():
+        if isinstance(module, Qwen3VLVisionAttention):
+            module.forward = types.MethodType(_attend_by_size, module)
+
+
+def _attend_by_size(self, hidden_states, cu_seqlens, position_embeddings=None, **_):
+    """`Qwen3VLVisionAttention.forward`, batched over images of equal length; hidden_states: (patches, width)."""
+    patches = hidden_states.shape[0]
+    query, key, value = self.qkv(hidden_states).view(patches, 3, self.num_heads, -1).unbind(1)
+    query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
+    lengths = cu_seqlens.diff()
+    attended = torch.empty_like(value)
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).repeat_interleave(lengths)  # (patches,)
+        q, k, v = (t[rows].view(-1, length, self.num_heads, t.shape[-1]).transpose(1, 2) for t in (query, key, value))
+        out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, scale=self.scaling)
+        attended[rows] = out.transpose(1, 2).reshape(-1, *value.shape[1:])
+    return self.proj(attended.view(patches, -1))
+
+
+def with_lora(model, rank: int):
+    """Wrap `model` in LoRA adapters on the language model's attention and MLP matrices only."""
+    from peft import LoraConfig, get_peft_model
+
+    target = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=target, task_type="CAUSAL_LM"))
+
+
+def save_checkpoint(path: str | Path, model, processor, interface: Interface, dtype: torch.dtype | None = None) -> Path:
+    """Write model (adapters merged), tokenizer, image processor and interface into one folder.
+
+    Args:
+        path: The folder; made if missing.
+        model: What `load_model` returned, trained or not; it is not changed.
+        processor: What `load_processor` returned.
+        interface: How the world was shown to it.
+        dtype: The weights' type on disk; None keeps the model's.
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    if hasattr(model, "merge_and_unload"):
+        model = copy.deepcopy(model).merge_and_unload()
+    state = {name: value.to(dtype) if dtype else value for name, value in model.state_dict().items()}
+    model.save_pretrained(path, state_dict=state)
+    processor.tokenizer.save_pretrained(path)
+    processor.image_processor.save_pretrained(path)
+    (path / INTERFACE_FILE).write_text(json.dumps(interface.to_dict(), indent=2) + "\n")
+    return path
+
+
+def set_threads(threads: int | None = None) -> int:
+    """Use `threads` CPU threads for torch (default: every core the process may run on); returns the number."""
+    threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count()
+    torch.set_num_threads(threads)
+    return threads
+
+
+@dataclass
+class Agent:
+    """A checkpoint that writes turns: the `agent` that `environment.rollout` asks.
+
+    Attributes:
+        model: `Qwen3VLForConditionalGeneration`, in evaluation mode during a call.
+        processor: Its processor, padding on the left.
+        interface: How the world is shown to it.
+        name: What trajectories are signed with.
+        tools: The tools its prompt lists.
+        temperature: 0 for greedy decoding.
+        max_new_tokens: Longest turn, in tokens.
+    """
+
+    model: torch.nn.Module
+    processor: ProcessorMixin
+    interface: Interface
+    name: str = "agent"
+    tools: tuple[str, ...] = TOOLS
+    temperature: float = 0.0
+    max_new_tokens: int = 320
+
+    @torch.inference_mode()
+    def __call__(self, conversations: Sequence[list[dict]]) -> list[str]:
+        """The next assistant turn of each conversation, as text without the end token."""
+        was_training = self.model.training
+        self.model.eval()
+        inputs = encode(self.processor, conversations, self.tools).to(self.model.device)
+        sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
+        ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, **sampling)
+        self.model.train(was_training)
+        written = ids[:, inputs["input_ids"].shape[1] :]  # (B, T)
+        return [decode_turn(self.processor.tokenizer, row.tolist()) for row in written]
+
+
+def encode(processor, conversations: Sequence[list[dict]], tools: Sequence[str] = TOOLS):
+    """Token ids and pixels of conversations that wait for an assistant turn, padded on the left.
+
+    Returns:
+        BatchFeature with input_ids (B, T), attention_mask (B, T), pixel_values (patches, dim), image_grid_thw (images, 3).
+    """
+    return processor.apply_chat_template(
+        list(conversations),
+        tools=tool_functions(tools),
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        processor_kwargs={"return_tensors": "pt", "padding": True, "padding_side": "left"},
+    )
+
+
+def decode_turn(tokenizer, ids: list[int]) -> str:
+    """The text of one generated turn, up to its end token; tags are kept."""
+    if tokenizer.eos_token_id in ids:
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
+    return tokenizer.decode([i for i in ids if i != tokenizer.pad_token_id], skip_special_tokens=False)
+
+
+def load_agent(path: str | Path, device: str = "cpu", **settings) -> Agent:
+    """A checkpoint as an agent; `settings` are fields of `Agent`."""
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    agent = Agent(load_model(path, device, dtype), load_processor(path), load_interface(path), name=Path(path).name)
+    for name, value in settings.items():
+        if not hasattr(agent, name):
+            raise TypeError(f"load_agent: unknown setting {name!r}; known: {', '.join(agent.__dataclass_fields__)}")
+        setattr(agent, name, value)
+    return agent

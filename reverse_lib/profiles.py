@@ -1,0 +1,210 @@
+"""Profiles: the numbers and names of each stage at four scales. Notebooks, command line and tests run the same code.
+
+profile = get_profile("cpu", **{"grpo.steps": 5, "world.seed": 3})
+profile.path("figures", "05_error_curve.png")       # outputs/cpu/figures/05_error_curve.png, folder made
+profile.save_metrics("05_evaluation", {"within_25km": 0.41})
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """The miniature world: which places exist and how many photos each split gives."""
+
+    seed: int = 0
+    places: int = 200
+    train_photos: int = 1500
+    val_photos: int = 100
+    test_photos: int = 200  # in each of test-seen and test-new
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which checkpoint a stage starts from: a folder or a Hugging Face id."""
+
+    base: str = "data/models/base"  # pre-trained, before direct SFT
+    agent: str = "data/models/agent"  # the trained agent
+    device: str = "cpu"  # "cpu", "cuda" or "cuda:1"
+    lora_rank: int = 0  # 0 trains every weight
+
+
+@dataclass(frozen=True)
+class AnnotationConfig:
+    """Teacher trajectories, before the filters."""
+
+    photos: int = 300
+    max_km: float = 200.0  # kept at most this far from the truth
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Supervised fine-tuning: the direct stage or the multi-turn cold start."""
+
+    samples: int = 1000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    epochs: float = 1.0
+    minutes: float = 5.0  # stops earlier than `epochs` when this is used up
+    max_length: int = 2048  # tokens; a longer sample is refused by name
+    save_steps: int = 0  # a checkpoint every so many steps; 0 keeps none
+
+
+@dataclass(frozen=True)
+class GrpoConfig:
+    """Reinforcement learning against the offline cache."""
+
+    steps: int = 20
+    prompts_per_step: int = 8
+    group_size: int = 8  # rollouts of one photo
+    learning_rate: float = 5e-5
+    temperature: float = 1.0
+    beta: float = 0.0  # weight of the KL term
+    max_completion_tokens: int = 512  # of one rollout, tool results and images included
+    save_steps: int = 0  # a checkpoint every so many steps; 0 keeps none
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How accuracy is measured."""
+
+    photos: int = 200
+    split: str = "test-new"
+    batch_size: int = 32
+    bootstrap: int = 2000  # resamples behind each interval
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Every stage at one scale."""
+
+    name: str
+    seed: int = 0  # of training and sampling; the world has its own
+    outputs: str = ""  # folder; empty means outputs/<name>
+    timeout_s: int = 1200  # of one notebook
+    world: WorldConfig = field(default_factory=WorldConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    annotation: AnnotationConfig = field(default_factory=AnnotationConfig)
+    direct: SftConfig = field(default_factory=lambda: SftConfig(samples=2000, minutes=2))
+    coldstart: SftConfig = field(default_factory=SftConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def folder(self) -> Path:
+        """Where this profile's results lie, relative to the repository root."""
+        return Path(self.outputs or f"outputs/{self.name}")
+
+    def path(self, *parts: str) -> Path:
+        """A file under the profile's folder; the folders above it are made."""
+        path = self.folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def save_metrics(self, notebook: str, metrics: Mapping[str, Any]) -> Path:
+        """Write `NN_name.metrics.json`; NaN and infinities become null.
+
+        Args:
+            notebook: The notebook's name without suffix, for example "03_sft".
+            metrics: Numbers, texts, and dicts or lists of them.
+        """
+        path = self.path(f"{notebook}.metrics.json")
+        path.write_text(json.dumps(_plain(metrics), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        return path
+
+
+_SMOKE = Profile(
+    "smoke",
+    timeout_s=180,
+    world=WorldConfig(places=100, train_photos=24, val_photos=8, test_photos=8),
+    annotation=AnnotationConfig(photos=24),
+    direct=SftConfig(samples=16, batch_size=4, minutes=0.25),
+    coldstart=SftConfig(samples=16, batch_size=4, minutes=0.25),
+    grpo=GrpoConfig(steps=2, prompts_per_step=1, group_size=4),
+    evaluation=EvaluationConfig(photos=8, batch_size=8, bootstrap=200),
+)
+_GPU = Profile(
+    "gpu",
+    timeout_s=1500,
+    world=WorldConfig(places=1000, train_photos=20000, val_photos=400, test_photos=1000),
+    model=ModelConfig(device="cuda"),
+    annotation=AnnotationConfig(photos=10000),
+    direct=SftConfig(samples=20000, batch_size=128, minutes=4),
+    coldstart=SftConfig(samples=10000, batch_size=64, minutes=6),
+    grpo=GrpoConfig(steps=100, prompts_per_step=32),
+    evaluation=EvaluationConfig(photos=1000, batch_size=256),
+)
+_QWEN = Profile(
+    "qwen3vl-4b",
+    timeout_s=24 * 3600,
+    model=ModelConfig("Qwen/Qwen3-VL-4B-Instruct", "outputs/qwen3vl-4b/checkpoints/grpo", "cuda", lora_rank=64),
+    annotation=AnnotationConfig(photos=2000),
+    direct=SftConfig(samples=100_000, batch_size=128, learning_rate=2e-5, epochs=3, minutes=24 * 60),
+    coldstart=SftConfig(samples=2000, batch_size=128, learning_rate=2e-5, minutes=24 * 60),
+    grpo=GrpoConfig(steps=400, prompts_per_step=32, learning_rate=1e-6, temperature=0.7, max_completion_tokens=8192),
+    evaluation=EvaluationConfig(photos=2997, batch_size=16),
+)
+PROFILES = {profile.name: profile for profile in (_SMOKE, Profile("cpu"), _GPU, _QWEN)}
+
+
+def get_profile(name: str, /, **overrides: Any) -> Profile:
+    """A profile by name, with some of its numbers changed.
+
+    Args:
+        name: A key of PROFILES.
+        **overrides: Values by dotted name, for example `**{"grpo.steps": 5, "seed": 1}`; a whole number may stand for
+            a fraction, other types must match.
+
+    Raises:
+        ValueError: The profile or a key is unknown (the message lists the known ones), or a value has the wrong type.
+    """
+    if name not in PROFILES:
+        raise ValueError(f"profile {name!r} is unknown; choose one of {', '.join(PROFILES)}")
+    profile = PROFILES[name]
+    known = known_keys()
+    for key, value in overrides.items():
+        if key not in known:
+            raise ValueError(f"profile {name}: unknown setting {key!r}; known: {', '.join(known)}")
+        profile = _with(profile, key.split("."), _checked(key, value, known[key]))
+    return profile
+
+
+def known_keys() -> dict[str, type]:
+    """Every setting that can be overridden, by dotted name, with its type."""
+    keys: dict[str, type] = {}
+    for outer in fields(Profile):
+        value = getattr(PROFILES["cpu"], outer.name)
+        if is_dataclass(value):
+            keys.update({f"{outer.name}.{inner.name}": type(getattr(value, inner.name)) for inner in fields(value)})
+        elif outer.name != "name":
+            keys[outer.name] = type(value)
+    return keys
+
+
+def _checked(key: str, value: Any, kind: type) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{key}={value!r}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _with(config: Any, path: list[str], value: Any) -> Any:
+    head, *rest = path
+    return replace(config, **{head: _with(getattr(config, head), rest, value) if rest else value})
+
+
+def _plain(value: Any) -> Any:
+    """JSON types only: numpy numbers unwrapped, NaN and infinities as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,255 @@
+"""What the tiny base is trained on: photos, crops and single turns from worlds that are never evaluated.
+
+Worlds with seeds from 1000 on have other photos than world 0 and mostly other places. Photos whose place, and crops
+whose text, is held out by `held_out` (one name in twelve, whichever world it stands in) are left out, so that reading
+and copying can be measured on names the base has never seen.
+"""
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from reverse_lib.environment import TINY, initial_messages, show_photo, show_zoom, with_photo
+from reverse_lib.geo import Answer
+from reverse_lib.teacher import Row, judge
+from reverse_lib.trajectory import ToolCall, format_turn
+from reverse_lib.world import Country, World
+from reverse_lib.world.web import LANDMARK_TITLES, NO_POSITION, PLACE_TITLES, SHOP_TITLES
+
+KINDS = ("none", "sign", "board", "landmark")
+TITLES = (*["{n}, {c}"] * 4, *PLACE_TITLES, *LANDMARK_TITLES, *SHOP_TITLES, "Street in {n}, {c}", "Poster {n}, {c}")
+FIRST_SEED = 1000  # pre-training worlds; evaluation uses small seeds
+
+
+@dataclass
+class PhotoSample:
+    """One photo as the model sees it, with what the vision heads should say."""
+
+    image: np.ndarray  # (H, W, 3) uint8
+    country: int
+    kind: int  # index into KINDS
+    bbox_2d: tuple[int, int, int, int] | None  # the informative region
+    photo_id: str = ""
+    name: str = ""
+
+
+@dataclass
+class CropSample:
+    """One zoom as the model sees it, with the text on it."""
+
+    image: np.ndarray  # (H, W, 3) uint8
+    text: str
+
+
+def held_out(name: str) -> bool:
+    """Whether a place name is kept from pre-training: one in twelve, by a hash of the name."""
+    return hashlib.blake2b(name.encode(), digest_size=2).digest()[0] < 256 // 12
+
+
+def loosen(box: Sequence[int], rng: np.random.Generator) -> list[int]:
+    """A box as a model would draw it: each side up to 15 % further out or 4 % further in, rounded to 10."""
+    x1, y1, x2, y2 = box
+    out = rng.uniform(-0.04, 0.15, 4) * (x2 - x1, y2 - y1, x2 - x1, y2 - y1)
+    moved = np.array([x1 - out[0], y1 - out[1], x2 + out[2], y2 + out[3]])
+    return [int(v) for v in np.clip(np.round(moved / 10) * 10, 0, 1000)]
+
+
+def draw_samples(seed: int, photos: int, places: int = 200, crops_per_mark: int = 2):
+    """Photos and crops of one pre-training world.
+
+    Args:
+        seed: The world's seed.
+        photos: How many photos of its train split.
+        places: The world's size.
+        crops_per_mark: Differently loosened crops of each region with text.
+
+    Returns:
+        (list of PhotoSample, list of CropSample)
+    """
+    world = World(seed, places)
+    codes = {country.name: i for i, country in enumerate(world.countries)}
+    rng = np.random.default_rng(seed)
+    seen, crops = [], []
+    for photo in world.photos("train", photos):
+        if held_out(photo.city):
+            continue
+        image = photo.load()
+        mark = next((m for m in photo.marks if m.informative), None)
+        small = np.asarray(show_photo(image, TINY))
+        kind = KINDS.index(mark.kind if mark else "none")
+        box = tuple(mark.bbox_2d) if mark else None
+        seen.append(PhotoSample(small, codes[photo.country], kind, box, photo.photo_id, photo.city))
+        for mark in photo.marks:
+            if not mark.text or held_out(mark.text) or mark.kind == "jersey":
+                continue
+            for _ in range(crops_per_mark):
+                zoom = show_zoom(image, loosen(mark.bbox_2d, rng), TINY)
+                crops.append(CropSample(np.asarray(zoom), mark.text))
+    return seen, crops
+
+
+def draw_pool(worlds: int, photos: int, workers: int = 2, first_seed: int = FIRST_SEED):
+    """`draw_samples` over several worlds, in parallel processes.
+
+    Returns:
+        (list of PhotoSample, list of CropSample), in the order of seeds.
+    """
+    with ProcessPoolExecutor(workers) as pool:
+        parts = list(pool.map(partial(draw_samples, photos=photos), range(first_seed, first_seed + worlds)))
+    return [p for part in parts for p in part[0]], [c for part in parts for c in part[1]]
+
+
+def vision_batches(
+    photos: Sequence[PhotoSample], crops: Sequence[CropSample], batch: int, seed: int
+) -> Iterator[tuple[list[PhotoSample], list[CropSample]]]:
+    """Endless random batches: `batch` photos and half as many crops again."""
+    rng = np.random.default_rng(seed)
+    while True:
+        chosen = [photos[i] for i in rng.integers(len(photos), size=batch)]
+        yield chosen, [crops[i] for i in rng.integers(len(crops), size=batch * 3 // 2)]
+
+
+def vocabulary_texts(worlds: Iterable[World]) -> Iterator[str]:
+    """Text for the tokenizer: every city name and every kind of page title."""
+    for world in worlds:
+        yield from world.names
+        yield from (f"{page.title}: {page.snippet}" for page in world.engine.pages)
+
+
+@dataclass
+class SkillSample:
+    """A conversation whose last turn is learned, and the one image it needs, if any."""
+
+    messages: list[dict]
+    image: np.ndarray | None  # (H, W, 3) uint8
+
+
+class SkillDrills:
+    """Draws single turns of the agent's grammar: point, read, judge a list of results.
+
+    Lists are made up: any name with any country, positions drawn anew each time, so that only comparing and
+    copying can be learned from them, never a place.
+    """
+
+    def __init__(self, photos: Sequence[PhotoSample], crops: Sequence[CropSample], world: World, seed: int):
+        self.photos, self.crops, self.countries = photos, crops, world.countries
+        self.rng = np.random.default_rng(seed)
+        self.names = sorted(name for name in world.names if not held_out(name))
+
+    def pointing(self) -> SkillSample:
+        """The photo, and the first turn of a trajectory on it."""
+        photo = self.photos[self.rng.integers(len(self.photos))]
+        country = self.countries[photo.country]
+        if photo.bbox_2d is None:
+            answer = Answer(country.name, country.city, country.lat, country.lon)
+            turn = format_turn(f"{country.name}? Nothing to read.", answer=answer)
+        else:
+            turn = self._look(country.name, KINDS[photo.kind], photo.bbox_2d)
+        return SkillSample([*_opening(with_image=True), _says(turn)], photo.image)
+
+    def reading(self) -> SkillSample:
+        """A crop, the text on it, and the query that follows."""
+        crop = self.crops[self.rng.integers(len(self.crops))]
+        country = self._pick(self.countries).name
+        look = self._look(country, self._pick(KINDS[1:3]), self.rng.integers(0, 100, 4) * 10)
+        turn = format_turn(f"It reads {crop.text}.", tool_call=_text_search(f"{crop.text} {country}"))
+        messages = [*_opening(), _says(look), _tool({"type": "image"}), _says(turn)]
+        return SkillSample(messages, crop.image)
+
+    def judging(self) -> SkillSample:
+        """A list of results, a verdict on each, and what follows from them."""
+        country, name = self._pick(self.countries), self._pick(self.names)
+        by_look = self.rng.random() < 0.3
+        rows = self._results(country, name, by_look)
+        listed = "\n".join(f"[{row.number}] {row.title}: {row.position or NO_POSITION}" for row in rows)
+        verdicts = [judge(row, country.name, "" if by_look else name) for row in rows]
+        think, trusted = " ".join(map(str, verdicts)), [v for v in verdicts if v.trusted]
+        useful = [verdict.row.number for verdict in trusted]
+        if trusted:
+            row = trusted[0].row
+            answer = Answer(row.country, row.names[0] if by_look else name, *map(float, row.position.split(", ")))
+            turn = format_turn(f"{think} Use [{row.number}]: {row.position}", useful, answer=answer)
+        elif by_look:
+            answer = Answer(country.name, country.city, country.lat, country.lon)
+            turn = format_turn(f"{think} None.", useful, answer=answer)
+        else:
+            turn = format_turn(f"{think} None.", useful, tool_call=_text_search(name))
+        box = self.rng.integers(0, 100, 4) * 10
+        if by_look:
+            before = [_says(self._look(country.name, "landmark", box))]
+        else:
+            read = format_turn(f"It reads {name}.", tool_call=_text_search(f"{name} {country.name}"))
+            before = [_says(self._look(country.name, "sign", box)), _tool({"type": "text", "text": ""}), _says(read)]
+        messages = [*_opening(), *before, _tool({"type": "text", "text": listed}), _says(turn)]
+        return SkillSample(messages, None)
+
+    def _results(self, country: Country, name: str, by_look: bool) -> list[Row]:
+        """3 to 6 rows in random order: right pages, twins, neighbours, namesakes that sell things, noise."""
+        rng, rows = self.rng, []
+        lat, lon = rng.uniform(-55, 65), rng.uniform(-179, 179)
+        for _ in range(int(rng.choice([3, 4, 5, 6, 6, 6]))):
+            same_country, same_name = rng.random() < 0.5, rng.random() < (0.3 if by_look else 0.6)
+            where = country.name if same_country else self._pick(self.countries).name
+            who = name if same_name else self._neighbour(name) if rng.random() < 0.3 else self._pick(self.names)
+            title = self._title(who, where, by_look)
+            if same_name and where == country.name:
+                at = (lat + rng.normal(0, 0.03), lon + rng.normal(0, 0.03))
+            else:
+                at = (rng.uniform(-55, 65), rng.uniform(-179, 179))
+            placeless = title.startswith(("Poster", "Football", "Restaurant", "Street")) or " or " in title
+            stated = not placeless and rng.random() < 0.8
+            rows.append((title, f"{at[0]:.2f}, {at[1]:.2f}" if stated else ""))
+        return [Row(number, *row) for number, row in enumerate(rows, 1)]
+
+    def _title(self, name: str, country: str, by_look: bool) -> str:
+        rng = self.rng
+        if rng.random() < 0.08:
+            eatery = self._pick(self.countries).eatery
+            return self._pick((f"Football shirt, {country}", f"Restaurant {eatery}, {country}"))
+        if rng.random() < 0.06:
+            return f"{name} or {self._pick(self.names)}, {country}"
+        templates = LANDMARK_TITLES if by_look and rng.random() < 0.7 else TITLES
+        return self._pick(templates).format(n=name, c=country)
+
+    def _neighbour(self, name: str) -> str:
+        """A name that begins alike."""
+        position = bisect_left(self.names, name) + int(self.rng.integers(-2, 3))
+        return self.names[position % len(self.names)]
+
+    def _look(self, country: str, kind: str, bbox_2d: Sequence[int]) -> str:
+        tool = "image_search_tool" if kind == "landmark" else "image_zoom_in_tool"
+        box = [int(round(v / 10) * 10) for v in bbox_2d]
+        return format_turn(f"{country}? A {kind}.", tool_call=ToolCall(tool, {"bbox_2d": box}))
+
+    def _pick(self, items: Sequence):
+        return items[int(self.rng.integers(len(items)))]
+
+
+def _opening(with_image: bool = False) -> list[dict]:
+    messages = initial_messages(TINY)
+    return with_photo(messages, [{"type": "image"}]) if with_image else messages
+
+
+def _says(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+def _tool(block: dict) -> dict:
+    return {"role": "tool", "content": [block]}
+
+
+def _text_search(query: str) -> ToolCall:
+    return ToolCall("text_search_tool", {"query": query})
+
+
+def whole_words(world: World) -> list[str]:
+    """Words that deserve a token of their own: countries, and the wording of titles and turns."""
+    words = {word for title in TITLES for word in title.format(n="", c="").replace(",", " ").split() if len(word) > 2}
+    words |= {"Football", "shirt", "Restaurant", "Where", "this", "Find", "the", "place", "reads", "Nothing", "read", "Use"}
+    words |= {"None", "sign", "board", "landmark", "system", "user", "assistant"}
+    return sorted(words | {country.name for country in world.countries})

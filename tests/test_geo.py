@@ -1,0 +1,200 @@
+"""Distances, the accuracy curve, thresholds and the answer parser, against figures known from elsewhere."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reverse_lib.geo import Answer, accuracy_reward, geoguessr_score, haversine_km, parse_answer, within
+
+PARIS, LONDON = (48.8566, 2.3522), (51.5074, -0.1278)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "km"),
+    [
+        (PARIS, LONDON, 343.6),
+        ((40.7128, -74.0060), (51.5074, -0.1278), 5570.2),  # New York
+        ((35.6762, 139.6503), (-33.8688, 151.2093), 7825.8),  # Tokyo, Sydney
+        ((0.0, 0.0), (0.0, 180.0), 20015.1),
+        ((90.0, 0.0), (-90.0, 0.0), 20015.1),
+        ((0.0, 179.5), (0.0, -179.5), 111.2),
+        ((90.0, -120.0), (90.0, 75.0), 0.0),
+        ((89.0, 0.0), (89.0, 180.0), 222.4),
+        ((12.3, 45.6), (12.3, 45.6), 0.0),
+    ],
+    ids=["Paris", "New York", "Tokyo", "antipodes", "poles", "date line", "one pole", "over the pole", "same point"],
+)
+def test_known_distances_are_met(start, end, km):
+    assert haversine_km(*start, *end) == pytest.approx(km, abs=0.06)
+    assert haversine_km(*end, *start) == haversine_km(*start, *end)
+
+
+def test_scalars_give_a_float_and_arrays_broadcast():
+    assert type(haversine_km(0, 0, 0, 1)) is float
+    km = haversine_km(np.zeros((3, 1)), 0.0, 0.0, np.array([0.0, 90.0, 180.0, 360.0]))
+    assert km.shape == (3, 4)
+    assert km[1] == pytest.approx([0.0, 10007.56, 20015.11, 0.0], abs=0.01)
+
+
+def test_whole_numbers_and_single_precision_are_computed_in_double_precision():
+    km = haversine_km(np.float32([45]), np.int16([7]), [45], [7.00001])
+    assert km.dtype == np.float64
+    assert km[0] == pytest.approx(6371008.8 * math.radians(0.00001) * math.cos(math.radians(45)) / 1000, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_coordinates_that_are_no_numbers_give_nan_without_a_warning():
+    assert np.isnan(haversine_km([math.nan, math.inf, 0], 0, 0, [0, 0, -math.inf])).all()
+
+
+def test_a_million_pairs_take_well_under_a_second():
+    generator = np.random.default_rng(0)
+    lat, lon = generator.uniform(-90, 90, 1_000_000), generator.uniform(-180, 180, 1_000_000)
+    start = time.perf_counter()
+    km = haversine_km(lat, lon, *PARIS)
+    seconds = time.perf_counter() - start
+    assert km[:5] == pytest.approx([haversine_km(a, b, *PARIS) for a, b in zip(lat[:5], lon[:5], strict=True)])
+    assert (km >= 0).all() and (km <= 20015.12).all()
+    assert seconds < 5, "0.1 s on one idle core"
+
+
+@settings(deadline=None)
+@given(st.tuples(*[st.floats(-90, 90), st.floats(-180, 180)] * 2))
+def test_no_two_points_are_further_apart_than_half_the_globe(pair):
+    assert 0 <= haversine_km(*pair) <= 20015.12
+
+
+@pytest.mark.parametrize(
+    ("km", "reward"),
+    [(0, 1.0), (0.5, 1.0), (1, 1.0), (25, 0.8), (200, 0.6), (750, 0.4), (2500, 0.2), (20015, 0.0)]
+    + [(13, 0.9), (112.5, 0.7), (475, 0.5), (1625, 0.3), (2500.001, 0.0), (math.inf, 0.0)],
+)
+def test_accuracy_is_linear_between_the_papers_knots(km, reward):
+    assert accuracy_reward(km) == pytest.approx(reward, abs=1e-9)
+    assert type(accuracy_reward(km)) is float
+
+
+def test_what_is_not_a_distance_earns_nothing():
+    assert accuracy_reward(None) == accuracy_reward(math.nan) == accuracy_reward(-1.0) == 0.0
+    assert geoguessr_score(None) == geoguessr_score(math.nan) == geoguessr_score(-1.0) == 0.0
+    assert accuracy_reward([None, math.nan, 13.0]) == pytest.approx([0.0, 0.0, 0.9])
+    assert not within([None, math.nan, -1.0]).any()
+
+
+def test_geoguessr_points_fall_by_e_in_1492_km():
+    assert geoguessr_score(0) == 5000.0
+    assert geoguessr_score(1492.7) == pytest.approx(5000 / math.e)
+    assert type(geoguessr_score(0)) is float
+    assert geoguessr_score(np.array([[0.0, 2985.4]])) == pytest.approx(np.array([[5000.0, 5000 / math.e**2]]))
+
+
+def test_thresholds_include_their_limit_and_add_one_dimension():
+    assert within(25.0).tolist() == [False, True, True, True, True]
+    assert within(25.001).tolist() == [False, False, True, True, True]
+    assert within(np.zeros((2, 3))).shape == (2, 3, 5)
+    assert within([0.5, 40.0], thresholds_km=(1, 50)).tolist() == [[True, True], [False, True]]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("France, Paris, 48.85, 2.35", Answer("France", "Paris", 48.85, 2.35)),
+        ("France, Paris 12, 48.85, 2.35", Answer("France", "Paris 12", 48.85, 2.35)),
+        ("France, Paris, 12, 48.85, 2.35", Answer("France", "Paris, 12", 48.85, 2.35)),
+        ("United States, Washington, D.C., 38.9, -77.04", Answer("United States", "Washington, D.C.", 38.9, -77.04)),
+        ("<think>48.0, 2.0</think><answer>\n Spain, Madrid, 40, -3.7\n</answer>", Answer("Spain", "Madrid", 40, -3.7)),
+        ("Ocean, , 0, 0", Answer("Ocean", "", 0, 0)),
+        ("Ocean, 0.0, 0.0", Answer("Ocean", "", 0, 0)),
+        ("  Peru,Lima,-12.05,-77.04\n", Answer("Peru", "Lima", -12.05, -77.04)),
+        ("Pole, North, 90, -180", Answer("Pole", "North", 90, -180)),
+        ("Peru, Lima, 12.05° S, 77.04° W", Answer("Peru", "Lima", -12.05, -77.04)),
+        ("Peru, Lima, S12.05°, W 77.04", Answer("Peru", "Lima", -12.05, -77.04)),
+        ("France, Paris, 48.85°N, 2.35°E", Answer("France", "Paris", 48.85, 2.35)),
+        ("France, Paris, N48.85, E2.35", Answer("France", "Paris", 48.85, 2.35)),
+        ("Peru, Lima, \u221212.05, \u221277.04°", Answer("Peru", "Lima", -12.05, -77.04)),
+        ("A, B, +1., .5", Answer("A", "B", 1.0, 0.5)),
+        ("A, B, 1e-05, 1.5E1", Answer("A", "B", 1e-5, 15.0)),
+        ("日本, 東京, 35.68, 139.69", Answer("日本", "東京", 35.68, 139.69)),
+    ],
+)
+def test_answers_are_read(text, answer):
+    assert parse_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", ",", ",,,", "Paris", "48.85, 2.35", "France, Paris", ", Paris, 48.85, 2.35", "France, Paris, 48.85"]
+    + [f"France, Paris, {lat}, 2.35" for lat in ["90.01", "-90.01", "1e400", "1e2", "nan", "NaN", "inf", "-Infinity"]]
+    + [f"France, Paris, 48.85, {lon}" for lon in ["180.01", "-181", "1" * 5000, "-1e999", "0x10", "1_0", "", "--1"]]
+    + [f"France, Paris, {lat}, 2.35" for lat in ["4 8", "48.85.1", "48°51'24\"N", "٤٨", "４８", "4²", "48 degrees"]]
+    + [f"France, Paris, 48.85, {lon}" for lon in ["2.35 N", "S 2.35", "-2.35 W", "W 2.35 W", "2.35 n", "°", "E"]]
+    + [f"France, Paris, {lat}, 2.35" for lat in ["48.85 E", "W48", "+48 N", "N 48 S", "\u201348", "(48.85", "lat 48"]],
+)
+def test_what_is_no_answer_is_none(text):
+    assert parse_answer(text) is None
+    assert parse_answer(f"<answer>{text}</answer>") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<answer>A, B, 1, 2</answer><answer>C, D, 3, 4</answer>",
+        "<answer>A, B, 1, 2</answer><answer>A, B, 1, 2</answer>",
+        "<answer>A, B, 1, 2",
+        "A, B, 1, 2</answer>",
+        "</answer>A, B, 1, 2<answer>",
+        "<answer><answer>A, B, 1, 2</answer></answer>",
+        "<answer>A, B, 1, 2</answer></answer>",
+        "<Answer>A, B, 1, 2</Answer>",
+        "<answer >A, B, 1, 2</answer>",
+        "<answer><b>A</b>, B, 1, 2</answer>",
+        "<answer>A, B, 1, 2\nC, D, 3, 4</answer>",
+        "A, B, 1, 2\u2028C, D, 3, 4",
+        "<answer></answer>",
+    ],
+)
+def test_several_unclosed_nested_or_misspelt_answers_are_none(text):
+    assert parse_answer(text) is None
+
+
+@pytest.mark.parametrize("value", [None, 3, b"A, B, 1, 2", ["A", "B", 1, 2]])
+def test_what_is_not_text_is_no_answer(value):
+    assert parse_answer(value) is None
+
+
+@settings(deadline=None)
+@given(st.text() | st.text("<>/answer NSEW°+-\u2212.,0123456789eE_\n"))
+def test_no_text_raises_and_every_answer_is_in_range(text):
+    for answer in (
+        parse_answer(text),
+        parse_answer(f"A, B, {text}"),
+        parse_answer(f"<answer>A, B, 1, {text}</answer>"),
+    ):
+        if answer is not None:
+            assert answer.country
+            assert abs(answer.lat) <= 90 and abs(answer.lon) <= 180
+
+
+@settings(deadline=None)
+@given(st.floats(-90, 90), st.floats(-180, 180))
+def test_every_legal_coordinate_that_python_writes_is_read_exactly(lat, lon):
+    assert parse_answer(f"A, B, {lat}, {lon}") == Answer("A", "B", lat, lon)
+
+
+@pytest.mark.parametrize("unit", [",", "<answer>", "1", " ", "A, B, 1, 2\n", "<answer>A, B, 1, 2</answer>", "N", "1e"])
+def test_a_megabyte_of_anything_is_refused_at_once(unit):
+    text = unit * (1_000_000 // len(unit))
+    start = time.perf_counter()
+    assert parse_answer(text) is None
+    assert parse_answer(f"<answer>A, B, 1, {text}</answer>") is None
+    assert time.perf_counter() - start < 5, "0.1 s on one idle core"
+
+
+def test_text_writes_two_decimals_and_no_negative_zero():
+    assert Answer("Spain", "Madrid", 40.4168, -3.7038).text() == "Spain, Madrid, 40.42, -3.70"
+    assert Answer("Gabon", "", -0.001, 9.0).text() == "Gabon, , 0.00, 9.00"
+    assert parse_answer(Answer("Gabon", "", -0.001, 9.0).text()) == Answer("Gabon", "", 0.0, 9.0)

@@ -1,0 +1,128 @@
+"""The repository as a stranger finds it: commands, notebooks, layout, licence, and an import that costs nothing."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TEST_LINE = "python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt && .venv/bin/python -m pytest"
+RUN_LINE = (
+    "python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt && .venv/bin/python -m reverse_lib run"
+)
+
+
+def shell_lines(text: str) -> list[str]:
+    """The lines of every fenced sh block."""
+    return [line for block in re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+
+
+def parameters_cells(notebook) -> list:
+    return [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+
+
+def test_readme_shows_the_two_lines_before_anything_longer_and_ci_runs_the_same_test_line():
+    readme = (ROOT / "README.md").read_text()
+    assert shell_lines(readme)[:2] == [RUN_LINE, TEST_LINE]
+    assert TEST_LINE in (ROOT / ".ci" / "run").read_text().splitlines()
+    assert readme.index(TEST_LINE) < 3000
+
+
+def test_ci_checks_style_and_stops_at_the_first_failure():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "set -euo pipefail" in script
+    assert ".venv/bin/ruff check" in script.splitlines() and ".venv/bin/ruff format --check" in script.splitlines()
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111, ".ci/run is not executable"
+    subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
+
+
+def test_the_top_level_holds_only_the_known_names():
+    known = {"README.md", "LICENSE", "requirements.txt", "notebooks", "reverse_lib", "data", "outputs", "tests"}
+    names = {path.name for path in ROOT.iterdir() if not path.name.startswith((".", "__pycache__"))}
+    assert names <= known, f"unexpected at the top level: {sorted(names - known)}"
+
+
+def test_the_licence_is_apache_2():
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text and "Version 2.0, January 2004" in text and len(text) > 10_000
+
+
+def test_every_requirement_is_pinned_and_says_what_it_is_for():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    for line in lines:
+        assert re.fullmatch(r"[\w-]+==[\w.]+ +# \S.*", line), line
+    assert len(lines) == len({line.split("==")[0].lower() for line in lines})
+
+
+def test_every_third_party_module_that_is_imported_is_required():
+    required = {re.split(r"==", line)[0].lower() for line in (ROOT / "requirements.txt").read_text().splitlines()}
+    names = {"PIL": "pillow", "branca": "folium", "bs4": "beautifulsoup4"}
+    imported = set()
+    for path in [*ROOT.glob("reverse_lib/**/*.py"), *ROOT.glob("tests/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module]
+            imported |= {module.split(".")[0] for module in modules}
+    own = {"reverse_lib", *(path.stem for path in ROOT.glob("tests/*.py"))}
+    foreign = {names.get(module, module).replace("_", "-") for module in imported - set(sys.stdlib_module_names) - own}
+    assert foreign <= required, f"imported but not in requirements.txt: {sorted(foreign - required)}"
+
+
+def test_importing_the_library_is_quick_and_brings_no_torch():
+    code = (
+        "import sys, time; start = time.perf_counter(); import reverse_lib; took = time.perf_counter() - start;"
+        "assert took < 0.5, took;"
+        "import reverse_lib.geo, reverse_lib.trajectory, reverse_lib.photos, reverse_lib.search, reverse_lib.cache;"
+        "import reverse_lib.world, reverse_lib.environment, reverse_lib.rewards, reverse_lib.profiles;"
+        "import reverse_lib.evaluation, reverse_lib.maps, reverse_lib.plots, reverse_lib.runner;"
+        "heavy = {'torch', 'transformers', 'trl'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_six_notebooks_of_the_pipeline_are_there_in_order():
+    names = [path.stem for path in NOTEBOOKS]
+    pipeline = ["00_quickstart", "01_annotation", "02_search_cache", "03_sft", "04_grpo", "05_evaluation"]
+    assert names[: len(pipeline)] == pipeline
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stripped(path):
+    for number, cell in enumerate(nbformat.read(path, as_version=4).cells, start=1):
+        if cell.cell_type == "code":
+            assert not cell.outputs and cell.execution_count is None, f"cell {number} has outputs: run nbstripout"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_has_exactly_one_parameters_cell_of_literals(path):
+    (cell,) = parameters_cells(nbformat.read(path, as_version=4))
+    names = set()
+    for node in ast.parse(cell.source).body:
+        assert isinstance(node, ast.Assign | ast.AnnAssign), f"not an assignment: {ast.unparse(node)}"
+        ast.literal_eval(node.value)
+        names |= {target.id for target in (node.targets if isinstance(node, ast.Assign) else [node.target])}
+    assert {"profile", "overrides"} <= names
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_defines_no_long_function_and_no_long_cell(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 25, cell.source
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.FunctionDef):
+                    assert node.end_lineno - node.lineno < 15, f"{node.name} belongs into reverse_lib"
+
+
+def test_modules_keep_to_one_subject():
+    long = {
+        path.name: n for path in ROOT.glob("reverse_lib/**/*.py") if (n := len(path.read_text().splitlines())) > 450
+    }
+    assert not long, f"far over 400 lines: {long}"

@@ -1,0 +1,222 @@
+"""Records, conversations, rollouts and interfaces."""
+
+import json
+
+import pytest
+from environment_fakes import ANSWER, IMAGE, TEXT, ZOOM, FakeSearch, Scripted, call_text, make, photo, picture, same
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from reverse_lib.calls import ArgumentError, as_box
+from reverse_lib.environment import (
+    FULL,
+    INTERFACES,
+    TINY,
+    Budgets,
+    Interface,
+    conversation,
+    initial_messages,
+    rollout,
+    with_photo,
+)
+from reverse_lib.photos import Photo
+from reverse_lib.trajectory import TOOLS, Trajectory, load_trajectories, save_trajectories
+
+
+@pytest.fixture
+def search():
+    return FakeSearch()
+
+
+def test_the_record_joins_texts_and_log_and_carries_the_truth(search):
+    environment = make(search, photos=[photo(regions=((10, 20, 30, 40),))])
+    texts = [call_text(ZOOM, bbox_2d=[10, 20, 30, 40]), call_text(TEXT, query="Valencia"), ANSWER]
+    environment.image_zoom_in_tool(bbox_2d=[10, 20, 30, 40])
+    environment.text_search_tool(query="Valencia")
+    record = environment._trajectory(texts, agent="me")
+    assert [step.text for step in record.steps] == texts
+    assert [step.observation and step.observation.tool for step in record.steps] == [ZOOM, TEXT, None]
+    assert (record.lat, record.lon, record.country, record.city) == (39.47, -0.38, "Spain", "Valencia")
+    assert record.regions == [[10, 20, 30, 40]] and record.evidence == ["https://e.org/p1"]
+    assert (record.agent, record.end, record.km) == ("me", "answered", 0.0)
+
+
+def test_texts_that_do_not_fit_the_log_are_refused(search):
+    environment = make(search)
+    environment.text_search_tool(query="Valencia")
+    search_text, zoom_text = call_text(TEXT, query="Valencia"), call_text(ZOOM, bbox_2d=[0, 0, 9, 9])
+    for texts in ([ANSWER], [], [search_text, search_text, ANSWER], [zoom_text, ANSWER], [search_text, zoom_text]):
+        with pytest.raises(ValueError, match="photo p1: .*the log holds text_search_tool"):
+            environment._trajectory(texts)
+    assert environment._trajectory([search_text, ANSWER]).end == "answered"
+    with pytest.raises(ValueError, match="the log holds no call"):
+        environment.reset(photo_id="p1")
+        environment._trajectory([search_text])
+
+
+def test_a_last_call_beyond_the_turns_may_stay_unanswered(search):
+    environment = make(search, budgets=Budgets(turns=2))
+    environment.text_search_tool(query="a")
+    record = environment._trajectory([call_text(TEXT, query="a"), call_text(TEXT, query="b")])
+    assert record.end == "budget" and record.steps[1].observation is None
+
+
+def test_a_text_with_two_calls_takes_both_entries_and_keeps_the_first(search):
+    environment = make(search)
+    for query in "abc":
+        environment.text_search_tool(query=query)
+    two = (
+        call_text(TEXT, query="a") + '<tool_call>{"name": "text_search_tool", "arguments": {"query": "b"}}</tool_call>'
+    )
+    record = environment._trajectory([two, call_text(TEXT, query="c"), ANSWER])
+    assert [step.observation and step.observation.arguments for step in record.steps] == [
+        {"query": "a"},
+        {"query": "c"},
+        None,
+    ]
+    assert record.extra["surplus_calls"] == 1
+
+
+def test_a_service_that_failed_shows_in_the_end_of_a_rollout_without_an_answer(search):
+    environment = make(search)
+    environment.text_search_tool(query="down")
+    texts = [call_text(TEXT, query="down")]
+    assert environment._trajectory([*texts, "I give up"]).end == "service_error"
+    assert environment._trajectory([*texts, ANSWER]).end == "answered"
+
+
+HARD_SCRIPT = (
+    call_text(ZOOM, bbox_2d=[100, 100, 300.4, 200]),
+    call_text(ZOOM, bbox_2d=[300, 100, 100, 200]),
+    call_text(TEXT, query="Valencia"),
+    "<think>[2]</think><useful>[2]</useful>" + call_text(IMAGE, bbox_2d=[0, 0, 500, 500]).split("</think>")[1],
+    call_text(TEXT, query="down"),
+    call_text(TEXT, query="nothing"),
+    ANSWER,
+)
+
+
+@pytest.mark.parametrize("interface", [TINY, FULL], ids=["tiny", "full"])
+@pytest.mark.parametrize("turns", [10, 4, 2])
+def test_a_record_renders_exactly_the_messages_the_agent_saw(search, tmp_path, interface, turns):
+    agent = Scripted(HARD_SCRIPT)
+    (record,) = rollout(agent, [photo()], search, interface, Budgets(turns=turns))
+    save_trajectories(tmp_path / "t.jsonl", [record])
+    (record,) = load_trajectories(tmp_path / "t.jsonl")
+    messages = conversation(record, photo().load(), interface)
+    for _, seen in agent.seen:
+        assert same(messages[: len(seen)], seen)
+    assert len(agent.seen[-1][1]) + 1 == len(messages)
+    assert messages[-1] == {"role": "assistant", "content": [{"type": "text", "text": record.steps[-1].text}]}
+    assert all(isinstance(message["content"], list) for message in messages)
+
+
+def test_the_conversation_begins_as_trl_begins_it(search):
+    prompt = initial_messages(TINY)
+    blocks = make(search).reset(photo_id="p1")
+    messages = with_photo(prompt, blocks)
+    assert [message["role"] for message in messages] == ["system", "user"]
+    assert [block["type"] for block in messages[1]["content"]] == ["text", "image"]
+    assert messages[1]["content"][0]["text"] == "Where is this?"
+    assert len(prompt[1]["content"]) == 1
+    assert with_photo([{"role": "user", "content": "Hi"}], blocks)[0]["content"] == [
+        {"type": "text", "text": "Hi"},
+        *blocks,
+    ]
+
+
+def test_rollouts_end_as_answered_format_or_budget(search):
+    endless = (call_text(TEXT, query="a"),)
+    agent = Scripted((call_text(TEXT, query="b"), ANSWER), ("I don't know.",), endless)
+    photos = [photo(f"p{i}") for i in range(6)]
+    progress = []
+    records = rollout(agent, photos, search, budgets=Budgets(turns=4), batch_size=2, progress=progress.append)
+    assert [record.end for record in records] == ["answered", "format", "budget"] * 2
+    assert [len(record.steps) for record in records] == [2, 1, 4] * 2
+    assert [record.photo_id for record in records] == [one.photo_id for one in photos]
+    assert records[2].steps[3].observation is None and records[2].answer is None
+    assert all(record.agent == "scripted" for record in records)
+    assert max(agent.batches) == 2 and sum(progress) == 6
+
+
+def test_a_batch_changes_nothing_and_a_freed_place_is_taken_at_once(search):
+    scripts = ((ANSWER,), HARD_SCRIPT)
+    runs = []
+    for size in (1, 2, 32):
+        agent = Scripted(*scripts)
+        runs.append(
+            [record.to_dict() for record in rollout(agent, [photo(f"p{i}") for i in range(5)], search, batch_size=size)]
+        )
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_a_disabled_tool_is_answered_as_trl_answers_and_counted_as_the_models_error(search):
+    agent = Scripted((call_text(ZOOM, bbox_2d=[0, 0, 9, 9]), call_text(TEXT, query="a"), ANSWER))
+    (record,) = rollout(agent, [photo()], search, tools=[TEXT])
+    first = record.steps[0].observation
+    assert (first.status, first.text) == ("model_error", "{'error': 'Tool image_zoom_in_tool not found.'}")
+    assert record.steps[1].observation.status == "ok" and record.end == "answered"
+    assert same(conversation(record, photo().load(), TINY)[: len(agent.seen[-1][1])], agent.seen[-1][1])
+
+
+def test_any_callable_is_an_agent_and_a_wrong_number_of_texts_is_an_error(search):
+    records = rollout(lambda conversations: [ANSWER] * len(conversations), [photo(), photo("p2")], search)
+    assert [record.end for record in records] == ["answered", "answered"]
+    assert records[0].agent == "function"
+    with pytest.raises(ValueError, match="1 texts for 2 conversations"):
+        rollout(lambda conversations: [ANSWER], [photo(), photo("p2")], search)
+    with pytest.raises(TypeError, match="NoneType instead of text"):
+        rollout(lambda conversations: [None], [photo()], search)
+
+
+def test_two_photos_with_one_id_are_refused(search):
+    with pytest.raises(ValueError, match="'p1'"):
+        rollout(lambda c: [ANSWER] * len(c), [photo(), Photo("p1", picture(), lat=1.0, lon=1.0)], search)
+
+
+def test_an_agent_that_spoils_its_conversation_spoils_no_other_turn(search):
+    def agent(conversations):
+        turns = [sum(message["role"] == "assistant" for message in messages) for messages in conversations]
+        for messages in conversations:
+            messages.clear()
+        return [ANSWER if turn else call_text(TEXT, query="a") for turn in turns]
+
+    (record,) = rollout(agent, [photo()], search)
+    assert [bool(step.observation) for step in record.steps] == [True, False]
+
+
+def test_interfaces_survive_json_and_refuse_unknown_fields():
+    for interface in INTERFACES.values():
+        row = json.loads(json.dumps(interface.to_dict()))
+        assert Interface.from_dict(row) == interface
+    with pytest.raises(ValueError, match="'colour'"):
+        Interface.from_dict({**TINY.to_dict(), "colour": 1})
+    with pytest.raises(ValueError, match="'question' is missing"):
+        Interface.from_dict({"name": "x", "system_prompt": ""})
+    with pytest.raises(ValueError, match="'table'"):
+        Interface("x", "", "", result_style="table")
+
+
+def test_the_full_prompt_states_the_budgets_and_the_grammar():
+    for words in ("at most 10 turns", "At most 5 times", "At most 3 times", "<useful>[1, 3]</useful>", "0 to 1000"):
+        assert words in FULL.system_prompt
+    assert all(name in FULL.system_prompt for name in TOOLS)
+    assert len(FULL.system_prompt) < 4000
+
+
+@given(st.lists(st.integers(0, 1000) | st.floats(0, 1000), min_size=4, max_size=4))
+def test_a_box_is_accepted_exactly_when_its_rounded_corners_are_in_order(box):
+    x1, y1, x2, y2 = map(round, box)
+    if x1 < x2 and y1 < y2:
+        assert as_box(box) == [x1, y1, x2, y2]
+    else:
+        with pytest.raises(ArgumentError):
+            as_box(box)
+
+
+def test_a_trajectory_of_another_photo_size_still_renders():
+    record = Trajectory.from_dict(
+        {"photo_id": "p", "steps": [{"text": ANSWER, "observation": None}], "lat": None, "lon": None}
+    )
+    assert len(conversation(record, Image.new("RGB", (3, 3)), TINY)) == 3

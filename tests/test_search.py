@@ -1,0 +1,165 @@
+"""Queries are compared by their words; pages that may be the photo's own never get through."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reverse_lib.search import (
+    BlockList,
+    SearchAnswer,
+    SearchBackend,
+    SearchResult,
+    ServiceError,
+    filter_results,
+    normalise_query,
+    query_similarity,
+    query_tokens,
+)
+
+LEAKING = [
+    "https://www.flickr.com/photos/someone/123",
+    "http://flickr.com",
+    "flickr.com/photos/1",
+    "//farm1.staticflickr.com/1.jpg",
+    "https://live.staticflickr.com/65535/1.jpg",
+    "HTTPS://WWW.FLICKR.COM./photos/1",
+    "https://flickr.com:443/photos/1",
+    "flickr.com:443/photos",
+    "https://someone:secret@flickr.com/photos",
+    "https:\\\\flickr.com\\photos",
+    "https:flickr.com/photos",
+    " https://%66lickr.com/photos ",
+    "https://ｆｌｉｃｋｒ.com/photos",
+    "https://flickr。com/photos",
+    "https://flic.kr/p/abc",
+    "https://web.archive.org/web/2020/https://www.flickr.com/photos/1",
+    "https://i0.wp.com/live.staticflickr.com/65535/1.jpg",
+    "https://proxy.example.org/?u=https%3A%2F%2Flive.staticflickr.com%2F1.jpg",
+]
+HARMLESS = [
+    "",
+    "https://notflickr.com/photos/1",
+    "https://flickr.com.example.org/",
+    "https://flickr.example.org/",
+    "https://flickr.com@example.org/",
+    "https://en.wikipedia.org/wiki/Flickr.com",
+    "https://example.org/?ref=flickr.com",
+    "https://[broken",
+    "http://",
+    "\ud800\x00",
+]
+
+
+@pytest.mark.parametrize("url", LEAKING)
+def test_an_address_on_flickr_is_blocked_however_it_is_written(url):
+    assert filter_results([SearchResult("A photo", url)]) == []
+
+
+@pytest.mark.parametrize("url", HARMLESS)
+def test_an_address_that_only_resembles_flickr_is_kept(url):
+    result = SearchResult("A page", url)
+    assert filter_results([result]) == [result]
+
+
+@pytest.mark.parametrize("source", ["Flickr", " flickr ", "flickr.com", "www.Flickr.com", "flickr.com › photos"])
+def test_a_result_whose_source_is_flickr_is_blocked_without_an_address(source):
+    assert filter_results([SearchResult("A photo", "", source)]) == []
+
+
+@pytest.mark.parametrize("source", ["", "Not Flickr", "notflickr.com", "Photos found on flickr.com"])
+def test_a_source_that_only_mentions_flickr_is_kept(source):
+    assert len(filter_results([SearchResult("A photo", "https://example.org/", source)])) == 1
+
+
+def test_the_users_hosts_are_blocked_with_everything_below_them_beside_flickr():
+    listed = ["https://www.Example.org:80/some/page", "*.photos.net", ".dotted.com", "single"]
+    blocked = BlockList.extended(listed)
+    assert blocked.hosts[-4:] == ("www.example.org", "photos.net", "dotted.com", "single")
+    urls = [
+        "http://a.b.photos.net/1",
+        "http://example.org/",
+        "http://www.example.org/",
+        "http://single/x",
+        "flickr.com",
+    ]
+    assert [blocked.blocks_url(url) for url in urls] == [True, False, True, True, True]
+    kept = filter_results([SearchResult("x", "http://myphotos.net"), SearchResult("y", "http://photos.net")], listed)
+    assert [result.title for result in kept] == ["x"]
+
+
+def test_one_host_given_as_plain_text_is_one_host():
+    assert BlockList.extended("example.org").hosts[-1] == "example.org"
+    assert BlockList("example.org").hosts == ("example.org",)
+
+
+def test_a_block_list_given_instead_replaces_flickrs_hosts():
+    result = SearchResult("A photo", "https://flickr.com/1", "Flickr")
+    assert filter_results([result], BlockList(("example.org",))) == [result]
+
+
+@pytest.mark.parametrize("entry", ["", "https://", "..", 7, None, "/../"])
+def test_an_entry_without_a_host_name_is_refused_by_name(entry):
+    with pytest.raises(ValueError, match="no host name|not a text") as error:
+        BlockList.extended([entry])
+    assert repr(entry) in str(error.value)
+
+
+def test_results_keep_their_order_when_some_are_dropped():
+    urls = ["https://a.org", "https://flickr.com/1", "https://b.org", "https://c.org"]
+    kept = filter_results([SearchResult(url, url) for url in urls])
+    assert [result.title for result in kept] == ["https://a.org", "https://b.org", "https://c.org"]
+
+
+@given(st.text(max_size=60))
+def test_any_text_can_be_asked_about_and_a_flickr_path_after_it_is_never_missed(text):
+    assert BlockList().blocks_url(text) in (True, False)
+    assert BlockList().blocks_url("https://flickr.com/" + text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  Valencia,\n SPAIN! ", "valencia spain"),
+        ("St. John’s / St John's", "st johns st johns"),
+        ("Straße ﬁne", "strasse fine"),
+        ("Co\u0301rdoba", "córdoba"),
+        ("40.42, -3.70", "40 42 3 70"),
+        ("東京　駅", "東京 駅"),
+        ("zero\u200bwidth \ud800", "zerowidth"),
+        ("?!…", ""),
+        ("", ""),
+    ],
+)
+def test_queries_are_normalised(text, expected):
+    assert normalise_query(text) == expected
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=40))
+def test_normalising_twice_changes_nothing(text):
+    once = normalise_query(text)
+    assert normalise_query(once) == once
+
+
+def test_similarity_is_the_share_of_common_words():
+    assert query_similarity("Valencia, Spain", "spain VALENCIA") == 1.0
+    assert query_similarity("Valencia Spain", "Valencia Chile") == pytest.approx(1 / 3)
+    assert query_similarity("Valencia", "Valencia Spain") == 0.5
+    assert query_similarity("Valencia", "Mannheim") == 0.0
+    assert query_similarity("", "") == 0.0
+    assert query_tokens("a b a") == {"a", "b"}
+
+
+def test_a_backend_is_recognised_by_its_methods():
+    class Silent:
+        def image(self, photo_id, bbox_2d, call=0, crop=None):
+            return SearchAnswer((), frozenset())
+
+        def text(self, photo_id, query, call=0):
+            return None
+
+        def evidence(self, photo_id):
+            return []
+
+    assert isinstance(Silent(), SearchBackend)
+    assert not isinstance(object(), SearchBackend)
+    assert issubclass(ServiceError, RuntimeError)

@@ -1,0 +1,158 @@
+import math
+
+import pytest
+import torch
+from models import BROKEN, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, Scripted, drawn_photo, untrained
+
+from reverse_lib import policy, sft
+from reverse_lib.environment import TINY, GeoEnvironment, conversation, initial_messages, rollout, with_photo
+from reverse_lib.profiles import SftConfig
+from reverse_lib.trajectory import Trajectory
+
+
+@pytest.fixture(scope="module")
+def made():
+    model, processor = untrained()
+    photo = drawn_photo()
+    long = rollout(Scripted([ZOOM, SEARCH, RIGHT]), [photo], KnownSearch())[0]
+    short = rollout(Scripted([GUESS]), [photo], KnownSearch())[0]
+    return model, processor, photo, long, short
+
+
+def supervised(batch, row, tokenizer):
+    labels = batch["labels"][row]
+    return [tokenizer.decode([t]) for t in labels[labels != sft.IGNORE_INDEX].tolist()]
+
+
+def test_loss_covers_every_assistant_token_and_no_other(made):
+    _, processor, photo, long, _ = made
+    batch = sft.Collator(processor)([sft.make_dataset([long], {photo.photo_id: photo}, TINY)[0]])
+    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+    tokenizer = processor.tokenizer
+    expected, position = [sft.IGNORE_INDEX] * len(ids), 0
+    for text in (ZOOM, SEARCH, RIGHT):
+        turn = tokenizer(text + "<|im_end|>")["input_ids"]
+        start = next(i for i in range(position, len(ids)) if ids[i : i + len(turn)] == turn)
+        expected[start : start + len(turn)] = turn
+        position = start + len(turn)
+    assert labels == expected
+
+
+def test_prompt_ids_of_sft_equal_those_of_rollouts_and_of_rl(made):
+    _, processor, photo, long, _ = made
+    batch = sft.Collator(processor)([sft.make_dataset([long], {photo.photo_id: photo}, TINY)[0]])
+    environment = GeoEnvironment(KnownSearch(), {photo.photo_id: photo}, TINY)
+    prompt = with_photo(initial_messages(TINY), environment.reset(photo_id=photo.photo_id))
+    ids = policy.encode(processor, [prompt])["input_ids"][0].tolist()
+    assert batch["input_ids"][0].tolist()[: len(ids)] == ids
+    assert (batch["labels"][0][: len(ids)] == sft.IGNORE_INDEX).all()
+
+
+def test_the_conversation_before_each_turn_is_a_prefix_of_the_training_sample(made):
+    _, processor, photo, long, _ = made
+    messages = conversation(long, photo.load(), TINY)
+    whole = sft.Collator(processor)([{"messages": messages, "tools": sft.tool_functions()}])["input_ids"][0].tolist()
+    for end in [i for i, message in enumerate(messages) if message["role"] == "assistant"]:
+        ids = policy.encode(processor, [messages[:end]])["input_ids"][0].tolist()
+        assert whole[: len(ids)] == ids
+
+
+def test_padding_and_splitting_a_batch_do_not_change_the_summed_loss(made):
+    model, processor, photo, long, short = made
+    dataset, collate = sft.make_dataset([long, short], {photo.photo_id: photo}, TINY), sft.Collator(processor)
+
+    def summed(samples):
+        batch = collate(samples)
+        with torch.no_grad():
+            logits = model(**{k: v for k, v in batch.items() if k != "labels"}).logits
+        return torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum"
+        ).item()
+
+    together, apart = summed([dataset[0], dataset[1]]), summed([dataset[0]]) + summed([dataset[1]])
+    assert math.isclose(together, apart, rel_tol=1e-4)
+
+
+def test_a_sample_without_assistant_tokens_is_refused_by_name(made):
+    _, processor, photo, _, _ = made
+    silent = Trajectory(photo.photo_id, [], agent="nobody")
+    dataset = sft.make_dataset([silent], {photo.photo_id: photo}, TINY)
+    with pytest.raises(ValueError, match="photo-1 by nobody: no assistant token"):
+        sft.Collator(processor)([dataset[0]])
+
+
+def test_a_sample_that_is_too_long_is_refused_by_name(made):
+    _, processor, photo, long, _ = made
+    with pytest.raises(ValueError, match="photo-1 by scripted: .* more than max_length=100"):
+        sft.Collator(processor, max_length=100)([sft.make_dataset([long], {photo.photo_id: photo}, TINY)[0]])
+
+
+def test_a_trajectory_without_its_photo_is_refused_by_name(made):
+    long = made[3]
+    with pytest.raises(KeyError, match="photo-1"):
+        sft.make_dataset([long], {}, TINY)
+
+
+def test_direct_samples_hold_the_truth_of_the_photo():
+    row = sft.direct_trajectories([drawn_photo()])[0]
+    assert row.answer.city == "Valencia" and row.km == pytest.approx(0, abs=1e-6) and len(row.steps) == 1
+
+
+def test_training_steps_lower_the_loss_and_move_the_weights(made, tmp_path):
+    model, processor = untrained(1)
+    _, _, photo, long, short = made
+    dataset = sft.make_dataset([long, short] * 4, {photo.photo_id: photo}, TINY)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    rows = sft.train(model, processor, dataset, SftConfig(batch_size=4, epochs=4, learning_rate=2e-3), tmp_path)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(not torch.equal(before[name], value) for name, value in model.named_parameters() if "embed_tokens" in name or "qkv" in name)
+
+
+def test_lora_trains_adapters_of_the_language_model_and_nothing_else(made, tmp_path):
+    model, processor = untrained(2)
+    _, _, photo, long, short = made
+    wrapped = policy.with_lora(model, 4)
+    trainable = [name for name, value in wrapped.named_parameters() if value.requires_grad]
+    assert trainable and all("lora_" in name and "language_model" in name for name in trainable)
+    frozen = {name: value.clone() for name, value in wrapped.named_parameters() if not value.requires_grad}
+    adapters = {name: value.clone() for name, value in wrapped.named_parameters() if value.requires_grad}
+    dataset = sft.make_dataset([long, short] * 2, {photo.photo_id: photo}, TINY)
+    sft.train(wrapped, processor, dataset, SftConfig(batch_size=4, epochs=2, learning_rate=1e-2), tmp_path)
+    now = dict(wrapped.named_parameters())
+    assert all(torch.equal(now[name], value) for name, value in frozen.items())
+    assert any(not torch.equal(now[name], value) for name, value in adapters.items())
+
+
+def test_a_saved_checkpoint_answers_as_the_model_in_memory(made, tmp_path):
+    model, processor, photo, long, _ = made
+    policy.save_checkpoint(tmp_path / "agent", model, processor, TINY)
+    loaded = policy.load_agent(tmp_path / "agent", max_new_tokens=12)
+    prompt = conversation(long, photo.load(), TINY)[:2]
+    assert loaded.interface == TINY
+    assert loaded([prompt]) == policy.Agent(model, processor, TINY, max_new_tokens=12)([prompt])
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
+        policy.load_model(tmp_path / "nowhere")
+
+
+def test_images_of_one_size_attended_together_give_what_the_library_gives(made):
+    import copy
+
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention
+
+    model, processor, photo, long, _ = made
+    plain = copy.deepcopy(model)
+    for module in plain.modules():
+        if isinstance(module, Qwen3VLVisionAttention):
+            del module.forward
+    batch = sft.Collator(processor)([sft.make_dataset([long], {photo.photo_id: photo}, TINY)[0]] * 2)
+    batch.pop("labels")
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch).logits, plain(**batch).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_broken_call_is_plain_text_to_the_rollout():
+    assert rollout(Scripted([BROKEN]), [drawn_photo()], KnownSearch())[0].end == "format"

@@ -1,0 +1,320 @@
+"""The record of a rollout against its files, the filters against a funnel made by hand."""
+
+import json
+import math
+import os
+import time
+
+import numpy as np
+import pytest
+
+from reverse_lib import trajectory as module
+from reverse_lib.geo import Answer
+from reverse_lib.trajectory import (
+    SEARCH_TOOLS,
+    TOOLS,
+    FilterRules,
+    Observation,
+    Step,
+    Trajectory,
+    cited_indices,
+    curriculum,
+    filter_trajectories,
+    load_trajectories,
+    save_trajectories,
+)
+
+ANSWER = "<answer>France, Paris, 48.85, 2.35</answer>"
+CALL = '<tool_call>{"name": "text_search_tool", "arguments": {"query": "Paris"}}</tool_call>'
+PARIS = Answer("France", "Paris", 48.85, 2.35)
+
+
+def observation(tool="text_search_tool", status="ok", **facts):
+    return Observation(tool, {"query": "x"}, status, "[1] A", **facts)
+
+
+def rollout(*steps, **facts):
+    return Trajectory("p1", [Step(*step) for step in steps], **{"lat": 48.8566, "lon": 2.3522, **facts})
+
+
+def answered(answer=ANSWER, calls=1, seen=None, **facts):
+    steps = [(f"<think>a</think>{CALL}", seen or observation())] * calls
+    return rollout(*steps, (f"<think>a</think><useful>[]</useful>{answer}",), **facts)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("status", ["ok", "miss", "model_error", "service_error"])
+def test_labels_are_owed_after_a_search_that_ran_and_after_nothing_else(tool, status):
+    owed = tool in SEARCH_TOOLS and status in ("ok", "miss")
+    turns = answered(seen=observation(tool, status)).turns()
+    assert [turn.errors for turn in turns] == [[], [] if owed else ["useful_unexpected"]]
+
+
+def test_the_answer_is_the_last_turns_and_two_answers_are_none():
+    assert answered().answer == PARIS
+    assert rollout((f"<think>a</think>{ANSWER}",), (f"<think>a</think>{CALL}", observation())).answer is None
+    assert rollout((f"<think>a</think>{ANSWER}",), (f"<think>a</think>{ANSWER}",)).answer is None
+    assert rollout((f"<think>a</think>{CALL}{ANSWER}", observation()), (f"<think>a</think>{ANSWER}",)).answer is None
+    assert rollout().answer is None
+
+
+def test_the_distance_needs_an_answer_and_a_truth():
+    assert answered().km == pytest.approx(0.751, abs=0.001)
+    assert answered(lat=51.5074, lon=-0.1278).km == pytest.approx(344.11, abs=0.01)
+    assert answered(lat=None).km is None
+    assert answered(lat=math.nan).km is None
+    assert answered(answer="").km is None
+
+
+def test_useful_positions_count_from_one():
+    results = [{"useful": False}, {"useful": True}, {"useful": None}, {}, {"useful": np.True_}]
+    assert observation(results=results).useful == {2, 5}
+
+
+def full_row():
+    return Trajectory(
+        "p\u2028é\n",
+        [
+            Step(
+                f"<think>\ud83d \u2028</think>{CALL}",
+                observation(results=[{"title": "\x85", "useful": None}], match=0.5),
+            )
+        ],
+        lat=0.0,
+        lon=-180,
+        country="日本",
+        regions=((1, 2, 3, 4), np.array([5, 6, 7, 8])),
+        evidence=("https://a.example/é",),
+        extra={"n_nudges": 2, "nested": {"a": [None, True, 1.5, np.float32(0.5), np.int64(3)]}},
+    )
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".JSONL"])
+@pytest.mark.parametrize(
+    "rows", [[], [full_row(), answered(lat=None, lon=None), Trajectory("empty")]], ids=["none", "three"]
+)
+def test_files_give_back_what_was_saved(tmp_path, suffix, rows):
+    path = tmp_path / "new" / "seed=0" / f"rows{suffix}"
+    save_trajectories(path, iter(rows))
+    assert load_trajectories(path) == rows
+    assert [row.to_dict() for row in load_trajectories(str(path))] == [
+        Trajectory.from_dict(r.to_dict()).to_dict() for r in rows
+    ]
+
+
+def test_parquet_keeps_the_order_over_several_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK_ROWS", 2)
+    rows = [Trajectory(f"p{i}") for i in range(5)]
+    save_trajectories(tmp_path / "rows.parquet", rows)
+    assert load_trajectories(tmp_path / "rows.parquet") == rows
+
+
+def test_whatever_a_model_writes_as_arguments_can_be_saved(tmp_path):
+    deep = []
+    for _ in range(900):
+        deep = [deep]
+    hostile = {"bbox_2d": [math.nan, math.inf, True, "a"], "query": deep, "s": "\ud800", "big": 10**400, 3: {1}}
+    row = rollout(("x", Observation("image_search_tool", hostile, "model_error", "wrong")))
+    for name in ("rows.jsonl", "rows.parquet"):
+        save_trajectories(tmp_path / name, [row])
+        assert load_trajectories(tmp_path / name) == [row]
+    kept = row.steps[0].observation.arguments
+    assert kept["bbox_2d"] == ["nan", "inf", True, "a"]
+    assert (kept["s"], kept["big"], kept["3"]) == ("\ud800", 10**400, "{1}")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (b"{", "Expecting"),
+        (b'{"photo_id": "p", "steps": [', "Expecting"),
+        (b"[]", "expected an object"),
+        (b"\xff", "utf-8"),
+        (b"[" * 100_000, "recursion"),
+        (b"{}", "has no 'photo_id'"),
+        (b'{"photo_id": 3}', "'photo_id'"),
+        (b'{"photo_id": "p", "photo": 1}', "unknown field 'photo'"),
+        (b'{"photo_id": "p", "lat": "48"}', "'lat'"),
+        (b'{"photo_id": "p", "lat": true, "lon": 1}', "'lat'"),
+        (b'{"photo_id": "p", "lat": NaN, "lon": 1}', "NaN"),
+        (b'{"photo_id": "p", "lat": 91, "lon": 1}', "lat 91"),
+        (b'{"photo_id": "p", "regions": [3]}', "regions"),
+        (b'{"photo_id": "p", "steps": [{}]}', "step 1 has no 'text'"),
+        (b'{"photo_id": "p", "steps": ["a"]}', "step 1"),
+        (b'{"photo_id": "p", "steps": [{"text": "a", "observation": {"tool": "x"}}]}', "observation of step 1"),
+    ],
+)
+def test_a_broken_line_is_reported_with_file_line_and_remedy(tmp_path, broken, reason):
+    path = tmp_path / "rows.jsonl"
+    save_trajectories(path, [answered()])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"\r\n" + broken + b"\n")
+    with pytest.raises(ValueError, match=reason) as caught:
+        load_trajectories(path)
+    assert str(caught.value).startswith(f"{path}, line 3: ")
+    assert "repair or delete that line" in str(caught.value)
+
+
+def test_an_unknown_status_or_result_is_reported():
+    row = answered().to_dict()
+    row["steps"][0]["observation"]["status"] = "OK"
+    with pytest.raises(ValueError, match="observation of step 1 has the status 'OK', expected one of ok, miss"):
+        Trajectory.from_dict(row)
+    row["steps"][0]["observation"].update(status="ok", results=["a"])
+    with pytest.raises(ValueError, match="str as result 1"):
+        Trajectory.from_dict(row)
+
+
+def test_broken_parquet_is_reported(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="rows.parquet: not a readable Parquet file"):
+        load_trajectories(path)
+    pq.write_table(pa.table({"photo_id": ["p"]}), path)
+    with pytest.raises(ValueError, match="no column steps"):
+        load_trajectories(path)
+    save_trajectories(path, [answered(), answered()])
+    table = pq.ParquetFile(path).read()
+    steps = pa.array([table["steps"][0].as_py(), "{"], pa.large_string())
+    pq.write_table(table.set_column(table.column_names.index("steps"), "steps", steps), path)
+    with pytest.raises(ValueError, match="rows.parquet, row 2: .*repair or delete that row"):
+        load_trajectories(path)
+
+
+def test_missing_files_and_unknown_formats_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.jsonl: no such file of trajectories"):
+        load_trajectories(tmp_path / "nothing.jsonl")
+    for act in (load_trajectories, lambda path: save_trajectories(path, [])):
+        with pytest.raises(ValueError, match=r"rows.csv: unknown format '.csv'; name the file .jsonl or .parquet"):
+            act(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (Trajectory("p", extra={"a": math.nan}), "row 2, photo 'p'"),
+        (Trajectory("p", extra={"a": {1}}), "set"),
+        (Trajectory(7), "photo_id"),
+        ({"photo_id": "p"}, "row 2: dict is not a Trajectory"),
+    ],
+)
+def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, name, row, reason):
+    path = tmp_path / name
+    save_trajectories(path, [answered()])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=reason):
+        save_trajectories(path, [answered(), row])
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_save_replaces_the_file_only_when_it_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    save_trajectories(path, [answered()])
+
+    def rows():
+        yield Trajectory("new")
+        assert load_trajectories(path) == [answered()]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_trajectories(path, rows())
+    assert load_trajectories(path) == [answered()]
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_who_reads_the_old_file_goes_on_reading_the_old_file(tmp_path, name):
+    path = tmp_path / name
+    save_trajectories(path, [answered()])
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        save_trajectories(path, [Trajectory("new")])
+        assert reader.read() == before
+    assert load_trajectories(path) == [Trajectory("new")]
+
+
+def test_jsonl_is_one_strict_ascii_line_a_row(tmp_path):
+    save_trajectories(tmp_path / "rows.jsonl", [full_row(), full_row()])
+    lines = (tmp_path / "rows.jsonl").read_text("ascii").splitlines()
+    assert [json.loads(line)["photo_id"] for line in lines] == ["p\u2028é\n"] * 2
+
+
+def funnel():
+    whole = Observation("image_search_tool", {"bbox_2d": [0, 0, 1000, 950]}, "ok", "")
+    part = Observation("image_search_tool", {"bbox_2d": [0, 0, 1000, 890]}, "ok", "")
+    return [
+        answered(city="good"),
+        answered(seen=part, city="part"),
+        answered("Paris", city="unparsed"),
+        answered(lat=51.5074, lon=-0.1278, city="344 km off"),
+        answered(lat=None, city="no truth"),
+        answered(calls=0, city="no call"),
+        answered(extra={"n_nudges": 6}, city="nudged"),
+        answered(seen=observation(status="model_error"), city="its error"),
+        answered(seen=observation(status="service_error"), city="service error"),
+        answered(seen=observation(status="miss"), city="miss"),
+        answered(seen=whole, city="whole photo"),
+    ]
+
+
+def test_filters_count_what_each_rule_leaves():
+    kept, counts = filter_trajectories(iter(funnel()))
+    assert [row.city for row in kept] == ["good", "part", "miss"]
+    assert list(counts.items()) == [
+        ("all", 11),
+        ("answered", 10),
+        ("within 200 km", 8),
+        ("at least 1 call", 7),
+        ("at most 5 nudges", 6),
+        ("no errors", 4),
+        ("no full-image search", 3),
+    ]
+
+
+def test_rules_can_be_changed_and_switched_off():
+    rules = FilterRules(max_km=500, min_calls=2, max_nudges=None, allow_errors=True, max_full_image_share=None)
+    rows = [*funnel(), answered(calls=2, city="two calls")]
+    kept, counts = filter_trajectories(rows, rules)
+    assert [row.city for row in kept] == ["two calls"]
+    assert counts == {"all": 12, "answered": 11, "within 500 km": 10, "at least 2 calls": 1}
+    kept, counts = filter_trajectories(rows, FilterRules(None, 0, None, True, None))
+    assert (len(kept), counts) == (11, {"all": 12, "answered": 11})
+
+
+@pytest.mark.parametrize("box", [None, "all", [0, 0, 1000], [0, 0, "1000", 1000], [math.nan] * 4, [1000, 1000, 0, 0]])
+def test_a_box_that_cannot_be_read_is_not_the_whole_photo(box):
+    row = answered(seen=Observation("image_search_tool", {"bbox_2d": box}, "ok", ""))
+    assert filter_trajectories([row])[0] == [row]
+
+
+def test_the_curriculum_goes_by_the_error_of_who_answered():
+    south = [f"<answer>France, Paris, {48.8566 - km / 111.195}, 2.3522</answer>" for km in (24.9, 25.1, 199.9, 200.1)]
+    assert [curriculum(answered(line)) for line in south] == ["easy", "medium", "medium", "hard"]
+    assert curriculum(answered("")) == curriculum(answered(lat=None)) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("text", "cited"),
+    [
+        ("I trust [2] and [ 3 ].", {2, 3}),
+        ("[1, 3] agree, [1] again", {1, 3}),
+        ("[0], [7], [-1], [1.5], [x], [², ٣], 2, (3)", set()),
+        ("the box [2, 3, 500, 600]", set()),
+        ("[[1]] and [2](https://a.example)", {1, 2}),
+        ("", set()),
+    ],
+)
+def test_citations_are_positions_that_were_shown(text, cited):
+    assert cited_indices(text, 6) == cited
+
+
+@pytest.mark.parametrize("unit", ["[", "[1,", "[1 ", "[ ", "1,"])
+def test_a_megabyte_of_brackets_cites_nothing_at_once(unit):
+    start = time.perf_counter()
+    assert cited_indices(unit * (1_000_000 // len(unit)), 6) == set()
+    assert cited_indices("[" + unit[1:] * 400_000, 6) == set()
+    assert time.perf_counter() - start < 5, "0.1 s on one idle core"
