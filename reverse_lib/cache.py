@@ -52,6 +52,7 @@ from reverse_lib.replay import (
     key_of,
     merged,
     overlap,
+    searches_of,
 )
 from reverse_lib.search import (
     BlockList,
@@ -62,7 +63,8 @@ from reverse_lib.search import (
     normalise_query,
     query_tokens,
 )
-from reverse_lib.store import CacheError, Store
+from reverse_lib.store import CacheError, Store, scan
+from reverse_lib.trajectory import Trajectory
 
 __all__ = ["CacheError", "CachedAnswer", "SearchCache", "FORMAT_VERSION"]
 
@@ -176,6 +178,13 @@ class SearchCache:
             raise ValueError(f"query {query!r:.80}: has no word, so it could never be found again; leave it out")
         self._record(TEXT, photo_id, query, results, replace)
 
+    def record_trajectory(self, trajectory: Trajectory) -> int:
+        """Records the searches of a rollout, as `replay.searches_of` reads them, and returns how many there were."""
+        calls = list(searches_of(trajectory))
+        for call in calls:
+            self._record(call.tool, call.photo_id, call.arguments, call.results, call.replace)
+        return len(calls)
+
     @contextmanager
     def batch(self, every: int = 1000) -> Iterator["SearchCache"]:
         """Within this block, commits once every `every` records instead of after each; much faster."""
@@ -233,12 +242,12 @@ class SearchCache:
     def evidence(self, photo_id: str) -> list[str]:
         """Addresses of all recorded results of text searches for a photo that are labelled useful, sorted."""
         prefix = _BODY[TEXT] + key_of(checked_text("photo id", photo_id))
-        bodies = self._reading().read(lambda txn: [body for _, body in _scan(txn, prefix)])
+        bodies = self._reading().read(lambda txn: [body for _, body in scan(txn, prefix)])
         return sorted({r.url for body in bodies for r in self._visible(body) if r.useful and r.url})
 
     def photo_ids(self) -> list[str]:
         """Ids of all photos with a record, sorted."""
-        return sorted(self._reading().read(lambda txn: [self._decoded(value) for _, value in _scan(txn, _PHOTO)]))
+        return sorted(self._reading().read(lambda txn: [self._decoded(value) for _, value in scan(txn, _PHOTO)]))
 
     def stats(self) -> dict[str, int]:
         """Counts: photos, calls and results by tool, and how many results are useful, unlabelled, hidden as leaked."""
@@ -357,7 +366,7 @@ class SearchCache:
         def best_body(txn: lmdb.Transaction) -> tuple[float, bytes | None]:
             ranks = [
                 (score(self._decoded(value)[1]), key[1:] == exact, key[1:])
-                for key, value in _scan(txn, _INDEX[tool] + photo)
+                for key, value in scan(txn, _INDEX[tool] + photo)
             ]
             best = max(ranks, default=(0.0, False, b""))
             return (best[0], txn.get(_BODY[tool] + best[2])) if best[0] >= least else (0.0, None)
@@ -373,7 +382,7 @@ class SearchCache:
     def _calls(self) -> Iterator[Call]:
         """All records, by tool, then in the order of their keys."""
         for tool, prefix in _INDEX.items():
-            for key, index in self._reading().read(lambda txn, prefix=prefix: list(_scan(txn, prefix))):
+            for key, index in self._reading().read(lambda txn, prefix=prefix: list(scan(txn, prefix))):
                 body = self._opened().read(lambda txn, tool=tool, key=key: txn.get(_BODY[tool] + key[1:]))
                 photo_id, arguments = self._decoded(index)
                 yield Call(tool, photo_id, arguments, tuple(self._results(body)), replace=False)
@@ -389,12 +398,3 @@ class SearchCache:
             return json.loads(unpack(value))
         except (zlib.error, ValueError, TypeError) as error:
             raise CacheError(f"{self.path}: a record is damaged ({error}); restore the cache from a copy") from error
-
-
-def _scan(txn: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Entries whose key starts with a prefix, in the order of keys."""
-    with txn.cursor() as cursor:
-        more = cursor.set_range(prefix)
-        while more and cursor.key().startswith(prefix):
-            yield cursor.key(), cursor.value()
-            more = cursor.next()

@@ -10,6 +10,7 @@ scored on the very tokens that were generated, split by the tool mask.
 Run it in notebook 04_grpo, or: `train(model, processor, photos, search, interface, config, folder)`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -87,10 +88,10 @@ def reward_functions(weights: Weights) -> tuple[list[Callable], list[float]]:
 
 
 def _finite(value: float, environment: TrainingEnvironment) -> float:
-    if value != value:
-        raise FloatingPointError(
-            f"{environment._finished.photo_id}: the reward is NaN; the run stops before it spoils the model"
-        )
+    if math.isnan(value):
+        photo_id, failed = environment._finished.photo_id, environment._breakdown.service_error
+        reason = "a search service failed; train against the offline cache" if failed else "check truth and weights"
+        raise FloatingPointError(f"{photo_id}: the reward is not a number ({reason}); the run stops here")
     return float(value)
 
 
@@ -152,8 +153,8 @@ def make_trainer(
     config: GrpoConfig,
     folder: str | Path,
     seed: int = 0,
-    weights: Weights = Weights(),
-    budgets: Budgets = Budgets(),
+    weights: Weights | None = None,
+    budgets: Budgets | None = None,
     on_row: Callable[[dict], None] | None = None,
 ) -> GeoGRPOTrainer:
     """The trainer, ready to run; see `train` for the arguments.
@@ -163,8 +164,9 @@ def make_trainer(
     """
     if len(photos) < config.prompts_per_step:
         raise ValueError(
-            f"{len(photos)} photos for steps of {config.prompts_per_step}: pass more photos or lower grpo.prompts_per_step"
+            f"{len(photos)} photos for steps of {config.prompts_per_step}: pass more or lower grpo.prompts_per_step"
         )
+    weights, budgets = weights or Weights(), budgets or Budgets()
     by_id: Mapping[str, Photo] = {photo.photo_id: photo for photo in photos}
 
     def environment() -> TrainingEnvironment:

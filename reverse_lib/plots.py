@@ -4,8 +4,11 @@ Figures are made without pyplot, so none stays open and no backend matters; each
 notebook cell, and `figure.savefig(path)` writes it.
 """
 
+import html
 import io
+import itertools
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -112,7 +115,7 @@ def bars(
         metrics: Rows of these tables, all shares in 0..1.
         title: Above the axes.
     """
-    figure = _figure(1.6 + 1.5 * len(metrics), 3.8)
+    figure = _figure(1.6 + max(1.5, 0.37 * len(summaries)) * len(metrics), 3.8)
     axes = figure.subplots()
     width = 0.8 / len(summaries)
     for i, (colour, (name, summary)) in enumerate(zip(_colours(len(summaries)), summaries.items(), strict=True)):
@@ -123,7 +126,15 @@ def bars(
         axes.errorbar(x, rows["value"], yerr=spread, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
         for at, row in zip(x, rows.itertuples(), strict=True):
             if np.isfinite(row.value):
-                axes.text(at, row.high + 0.015, f"{row.value:.0%}", ha="center", va="bottom", fontsize=8.5, color=INK)
+                axes.text(
+                    at,
+                    row.high + 0.015,
+                    f"{row.value:.0%}",
+                    ha="center",
+                    va="bottom",
+                    fontsize=8 if len(summaries) > 3 else 8.5,
+                    color=INK,
+                )
     axes.set_xticks(range(len(metrics)), [_words(name) for name in metrics])
     axes.set(title=title, ylabel="share of photos", ylim=(0, 1.12))
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
@@ -160,7 +171,39 @@ def training_curves(logs: Sequence[dict], keys: Sequence[str], x: str = "step", 
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+class LiveCurves:
+    """Training curves that are redrawn in place while a notebook cell runs: a trainer's `on_row`.
+
+    Attributes:
+        keys: Numbers to draw.
+        every: Rows between two drawings.
+        title: Above the panels.
+        total: Steps the run will take, for the time left; 0 if unknown.
+    """
+
+    def __init__(self, keys: Sequence[str], every: int = 5, title: str = "Training", total: int = 0):
+        from IPython.display import display
+
+        self.keys, self.every, self.title, self.total = tuple(keys), every, title, total
+        self.rows: list[dict] = []
+        self.started_s = time.monotonic()
+        self.handle = display("waiting for the first step", display_id=True)
+
+    def __call__(self, row: dict) -> None:
+        self.rows.append(row)
+        if len(self.rows) % self.every == 0:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw all rows so far."""
+        self.handle.update(training_curves(self.rows, self.keys, title=f"{self.title}: {self._pace()}"))
+
+    def _pace(self) -> str:
+        step, spent_s = self.rows[-1].get("step", len(self.rows)), time.monotonic() - self.started_s
+        left = f", about {spent_s / step * (self.total - step):.0f} s left" if step and step < self.total else ""
+        return f"step {step}, {spent_s:.0f} s{left}"
+
+
 def funnel(counts: Mapping[str, int], title: str = "What the filters keep") -> Plot:
     """An ordered funnel of counts, each bar labelled with its number and its share of the first.
 
@@ -168,15 +211,30 @@ def funnel(counts: Mapping[str, int], title: str = "What the filters keep") -> P
         counts: Ordered, the largest first, as `trajectory.filter_trajectories` returns it.
         title: Above the bars.
     """
-    figure = _figure(6.4, 0.55 * len(counts) + 0.9)
-    axes = figure.subplots()
     first = max(1, next(iter(counts.values()), 1))
-    for y, count in enumerate(counts.values()):
-        axes.barh(y, count, color=SERIES[0], alpha=1 - 0.6 * y / max(1, len(counts)), height=0.72)
-        axes.text(count + first * 0.012, y, f"{count:,}  ({count / first:.0%})", va="center", color=INK)
-    axes.set_yticks(range(len(counts)), list(counts))
+    return bar_list(counts, title, [f"{count:,}  ({count / first:.0%})" for count in counts.values()], fade=0.6)
+
+
+@matplotlib.rc_context(STYLE)
+def bar_list(values: Mapping[str, float], title: str, labels: Sequence[str] = (), fade: float = 0.0) -> Plot:
+    """Numbers by name as horizontal bars, from the top, each with its value written behind it.
+
+    Args:
+        values: None below 0.
+        title: Above the bars.
+        labels: What to write instead of the values.
+        fade: How much paler the last bar is than the first, 0..1.
+    """
+    figure = _figure(6.4, 0.55 * len(values) + 0.9)
+    axes = figure.subplots()
+    longest = max(values.values(), default=0) or 1
+    labels = labels or [f"{value:,}" for value in values.values()]
+    for y, (value, label) in enumerate(zip(values.values(), labels, strict=True)):
+        axes.barh(y, value, color=SERIES[0], alpha=1 - fade * y / max(1, len(values)), height=0.72)
+        axes.text(value + longest * 0.012, y, label, va="center", color=INK)
+    axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
-    axes.set(title=title, xlim=(0, first * 1.22))
+    axes.set(title=title, xlim=(0, longest * 1.22))
     axes.xaxis.set_visible(False)
     axes.spines[["bottom", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
@@ -237,6 +295,73 @@ def trajectory_figure(trajectory, photo, in_words=str) -> Plot:
         bold = "bold" if line[:1].isdigit() or line.startswith("   answers") else "normal"
         right.text(0, 1 - row / max(len(lines), 22), line, va="top", fontsize=9.5, color=INK, fontweight=bold)
     right.set(xlim=(0, 1), ylim=(0, 1))
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def group_figure(group: Sequence, scores: Sequence, columns: int = 4) -> Plot:
+    """A group of rollouts side by side: what each turn earned, and the rollout's advantage.
+
+    Args:
+        group: Trajectories on one photo.
+        scores: Their `rewards.Breakdown`s.
+        columns: Panels in a row.
+    """
+    totals = np.array([s.total for s in scores])
+    advantages = (totals - totals.mean()) / (totals.std(ddof=1) + 1e-4) if len(totals) > 1 else totals * 0
+    rows = -(-len(group) // columns)
+    figure = _figure(3.1 * columns, 2.3 * rows + 0.5)
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+    parts = ("look", "query", "trust", "error")
+    for panel, breakdown, trajectory, advantage in zip(panels, scores, group, advantages, strict=False):
+        turns = np.arange(1, len(breakdown.per_turn) + 1)
+        base = np.zeros(len(turns))
+        for part, colour in zip(parts, SERIES, strict=False):
+            values = np.array([turn[part] for turn in breakdown.per_turn])
+            panel.bar(turns, values, 0.6, bottom=base, color=colour, label=part)
+            base = base + np.maximum(values, 0)
+        calls = [
+            turn.tool_call.name.split("_")[1 if "zoom" in turn.tool_call.name else 0] if turn.tool_call else "answer"
+            for turn in trajectory.turns()
+        ]
+        panel.set_xticks(turns, calls, fontsize=8)
+        where = f"{trajectory.km:,.0f} km" if trajectory.km is not None else trajectory.end
+        colour = SERIES[0] if advantage > 0 else SERIES[1]
+        panel.set_title(f"{where} · R {breakdown.total:.2f} · A {advantage:+.1f}", fontsize=9, color=colour)
+    for panel in panels[len(group) :]:
+        panel.set_visible(False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.suptitle("What each turn earned, in one group", x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def tokens_html(tokens: Sequence[str], learned: Sequence[bool]) -> str:
+    """Tokens in a row, those that carry loss on blue; runs of the same token are counted.
+
+    Args:
+        tokens: Decoded one by one.
+        learned: Whether each carries loss.
+    """
+    spans = []
+    for (token, flag), run in itertools.groupby(zip(tokens, learned, strict=True)):
+        count = len(list(run))
+        text = html.escape(token.replace("\n", "⏎")) + (f" ×{count}" if count > 2 else "")
+        style = "background:#cfe3f5;color:#123" if flag else "background:#efefef;color:#777"
+        spans += [f'<span style="{style};padding:0 2px;margin:1px;border-radius:3px">{text}</span>'] * (
+            1 if count > 2 else count
+        )
+    return f'<div style="line-height:1.9;font-family:monospace;font-size:12px">{"".join(spans)}</div>'
+
+
+@matplotlib.rc_context(STYLE)
+def patch_grid(images: Sequence, token_px: int = 32) -> Plot:
+    """Pictures as the model gets them, with the squares that become one token each."""
+    figure = _figure(4.6 * len(images), 3.4)
+    for axes, image in zip(figure.subplots(1, len(images), squeeze=False).flat, images, strict=True):
+        tokens = (image.width // token_px) * (image.height // token_px)
+        _show(axes, image, f"{image.width}×{image.height} px, {tokens} tokens")
+        axes.vlines(np.arange(token_px, image.width, token_px) - 0.5, -0.5, image.height - 0.5, "white", linewidth=0.8)
+        axes.hlines(np.arange(token_px, image.height, token_px) - 0.5, -0.5, image.width - 0.5, "white", linewidth=0.8)
     return figure
 
 

@@ -183,7 +183,7 @@ def encode(processor, conversations: Sequence[list[dict]], tools: Sequence[str] 
     """Token ids and pixels of conversations that wait for an assistant turn, padded on the left.
 
     Returns:
-        BatchFeature with input_ids (B, T), attention_mask (B, T), pixel_values (patches, dim), image_grid_thw (images, 3).
+        BatchFeature with input_ids, attention_mask (B, T), pixel_values (patches, dim), image_grid_thw (images, 3).
     """
     return processor.apply_chat_template(
         list(conversations),

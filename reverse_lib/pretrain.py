@@ -1,173 +1,43 @@
-"""The tiny base model, the stand-in for Qwen3-VL-4B-Instruct: it can see and speak, but knows no place.
+"""The tiny base model, the stand-in for Qwen3-VL-4B-Instruct: it can see and speak, but knows hardly a place.
 
-A published vision-language model arrives with eyes that read. A tiny one trained from next-token loss alone
-does not learn to read on a CPU, so the base is made in two steps, on worlds whose places are never evaluated:
+Two steps, on worlds that are never evaluated:
 
-1. `train_vision`: the vision tower alone, with throwaway heads on its pooled and deepstack outputs: country,
-   kind and box of the informative region of a photo; the text of a crop (CTC, so that unseen names can be read).
-2. `train_skills`: the whole model on single turns in the agent's own grammar: point at the region, read the
-   crop, judge a list of results against the cues, copy a position. Never a whole trajectory: that is what the
-   cold start teaches.
+1. `vision.train_vision`: the vision tower alone, with throwaway heads.
+2. `train_skills`: the whole model on single turns in the agent's own grammar: point at the region, read the crop,
+   judge a list of results against the cues, copy a position. Never a whole trajectory: that is what the cold start
+   teaches.
 
-Rebuild it with `python -m reverse_lib.pretrain data/models/base` (two CPU cores: see the model card).
+Rebuild it with `python -m reverse_lib.pretrain data/models/base` (times and skills: see the model card there).
 """
 
-import math
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import click
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from reverse_lib.environment import tool_functions
-from reverse_lib.policy import Agent
+from reverse_lib import tiny
+from reverse_lib.environment import TINY, tool_functions
+from reverse_lib.policy import Agent, ImageOnlyProcessor, batch_vision_attention, save_checkpoint, set_threads
 from reverse_lib.rewards import box_iou, evidence_mcc
-from reverse_lib.skills import KINDS, CropSample, PhotoSample, SkillDrills, SkillSample
+from reverse_lib.skills import (
+    FIRST_SEED,
+    SkillDrills,
+    SkillSample,
+    draw_pool,
+    vision_batches,
+    vocabulary_texts,
+    whole_words,
+)
 from reverse_lib.trajectory import parse_turn
-
-CHARSET = " abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-'."
-CTC_STEPS = 4  # frames a merged visual token (32 px) is split into
-BOX_BINS = 51
-
-
-class VisionHeads(nn.Module):
-    """Throwaway heads on the visual tokens; D = 3 x the tower's output width (final and two deepstack outputs)."""
-
-    def __init__(self, width: int, countries: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(3 * width)
-        self.read = nn.Linear(3 * width, CTC_STEPS * (len(CHARSET) + 1))
-        self.queries = nn.Parameter(torch.randn(6, 3 * width) * (3 * width) ** -0.5)
-        self.country = nn.Linear(3 * width, countries)
-        self.kind = nn.Linear(3 * width, len(KINDS))
-        self.box = nn.ModuleList(nn.Linear(3 * width, BOX_BINS) for _ in range(4))
-
-    def forward(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """tokens: (B, N, D) -> country (B, C), kind (B, K), box (B, 4, bins)."""
-        tokens = self.norm(tokens)
-        weights = torch.einsum("qd,bnd->bqn", self.queries, tokens).softmax(-1)  # (B, 6, N)
-        pooled = torch.einsum("bqn,bnd->bqd", weights, tokens)  # (B, 6, D)
-        box = torch.stack([head(pooled[:, 2 + i]) for i, head in enumerate(self.box)], 1)
-        return {"country": self.country(pooled[:, 0]), "kind": self.kind(pooled[:, 1]), "box": box}
-
-    def ctc(self, tokens: torch.Tensor) -> torch.Tensor:
-        """tokens: (B, N, D) -> log-probabilities (N * CTC_STEPS, B, characters + 1)."""
-        logits = self.read(self.norm(tokens))  # (B, N, steps * classes)
-        logits = logits.view(tokens.shape[0], tokens.shape[1] * CTC_STEPS, -1)
-        return logits.transpose(0, 1).float().log_softmax(-1)
-
-
-def patchify(images: np.ndarray, patch: int = 16, merge: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of same-size images in the layout of Qwen's image processor (mean 0.5, std 0.25), without its per-image cost.
-
-    Args:
-        images: (B, H, W, 3) uint8; H and W are multiples of patch * merge.
-
-    Returns:
-        pixel_values (B * H/patch * W/patch, 3 * 2 * patch * patch) float32, grid_thw (B, 3) int64.
-    """
-    batch, height, width, _ = images.shape
-    rows, columns = height // patch, width // patch
-    x = torch.from_numpy(images).float().div_(255).sub_(0.5).div_(0.25).permute(0, 3, 1, 2)
-    x = x.reshape(batch, 3, rows // merge, merge, patch, columns // merge, merge, patch)
-    x = x.permute(0, 2, 5, 3, 6, 1, 4, 7)  # (B, rows/m, columns/m, m, m, 3, p, p)
-    x = x.unsqueeze(6).expand(*x.shape[:6], 2, patch, patch)
-    grid = torch.tensor([[1, rows, columns]]).repeat(batch, 1)
-    return x.reshape(batch * rows * columns, -1), grid
-
-
-def visual_tokens(visual: nn.Module, images: np.ndarray) -> torch.Tensor:
-    """Final and deepstack outputs of the tower for same-size images: (B, merged tokens, 3 * width)."""
-    pixels, grid = patchify(images)
-    device = next(visual.parameters()).device
-    output = visual(pixels.to(device), grid_thw=grid.to(device))
-    features = torch.cat([output.pooler_output, *output.deepstack_features], -1)
-    return features.view(len(images), -1, features.shape[-1])
-
-
-def photo_loss(heads: VisionHeads, tokens: torch.Tensor, samples: list[PhotoSample]) -> dict[str, torch.Tensor]:
-    """Cross-entropies of country and kind; for photos with a region, 51-bin cross-entropy + 0.3 x L1 of the box."""
-    device = tokens.device
-    out = heads(tokens)
-    country = torch.tensor([s.country for s in samples], device=device)
-    kind = torch.tensor([s.kind for s in samples], device=device)
-    losses = {"country": F.cross_entropy(out["country"], country), "kind": F.cross_entropy(out["kind"], kind)}
-    boxed = [i for i, s in enumerate(samples) if s.bbox_2d]
-    if boxed:
-        box = torch.tensor([samples[i].bbox_2d for i in boxed], device=device) / 1000  # (b, 4)
-        logits = out["box"][boxed].float()  # (b, 4, bins)
-        bins = (box * (BOX_BINS - 1)).round().long()
-        expected = logits.softmax(-1) @ torch.linspace(0, 1, BOX_BINS, device=device)
-        losses["box"] = F.cross_entropy(logits.flatten(0, 1), bins.flatten()) + 0.3 * 10 * (expected - box).abs().mean()
-    return losses
-
-
-def reading_loss(heads: VisionHeads, tokens: torch.Tensor, texts: list[str]) -> torch.Tensor:
-    """CTC loss of the texts on the crops, a mean per character."""
-    log_probs = heads.ctc(tokens)  # (T, B, C)
-    targets = [torch.tensor([CHARSET.index(c) + 1 for c in text if c in CHARSET]) for text in texts]
-    lengths = torch.tensor([len(t) for t in targets])
-    steps = torch.full((len(texts),), log_probs.shape[0])
-    return F.ctc_loss(log_probs.cpu(), torch.cat(targets), steps, lengths, blank=0, zero_infinity=True)
-
-
-def read_greedy(heads: VisionHeads, tokens: torch.Tensor) -> list[str]:
-    """Best-path CTC decoding of each crop."""
-    best = heads.ctc(tokens).argmax(-1).T.tolist()  # (B, T)
-    texts = []
-    for row in best:
-        kept = [c for c, before in zip(row, [0, *row[:-1]], strict=True) if c and c != before]
-        texts.append("".join(CHARSET[c - 1] for c in kept))
-    return texts
-
-
-def train_vision(
-    visual: nn.Module,
-    heads: VisionHeads,
-    batches: Iterator[tuple[list[PhotoSample], list[CropSample]]],
-    seconds: float,
-    lr: float = 1.5e-3,
-    log_every: int = 50,
-    report=print,
-) -> list[dict]:
-    """Train tower and heads for a time budget with AdamW, 5 % warm-up and a cosine to 5 %.
-
-    Args:
-        visual: The vision tower, `model.model.visual`.
-        heads: Fresh heads; throw them away afterwards.
-        batches: Endless pairs of photos and crops; all photos of a pair have one size, and so have all crops.
-        seconds: Wall time to train for.
-        lr: Peak learning rate.
-
-    Returns:
-        A list of logged losses with step and seconds.
-    """
-    parameters = [*visual.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
-    start, history, step = time.monotonic(), [], 0
-    while (done := (time.monotonic() - start) / seconds) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = lr * rate_at(done)
-        photos, crops = next(batches)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            losses = photo_loss(heads, visual_tokens(visual, np.stack([s.image for s in photos])), photos)
-            tokens = visual_tokens(visual, np.stack([s.image for s in crops]))
-        losses["read"] = reading_loss(heads, tokens.float(), [s.text for s in crops])
-        loss = losses["country"] + losses["kind"] + losses.get("box", 0.0) + 2 * losses["read"]
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        step += 1
-        if step % log_every == 0:
-            row = {"step": step, "seconds": time.monotonic() - start, **{k: v.item() for k, v in losses.items()}}
-            history.append(row)
-            report(" ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-    return history
-
+from reverse_lib.vision import VisionHeads, patchify, rate_at, train_vision
+from reverse_lib.world import World
 
 VERDICT_WEIGHT = 4.0  # of the loss on "+" and "~": three tokens in twenty carry the whole decision
 
@@ -263,11 +133,6 @@ def train_skills(
     return history
 
 
-def rate_at(done: float) -> float:
-    """Share of the peak rate at a share of the training time: 5 % warm-up, then a cosine to 5 %."""
-    return min(1.0, done / 0.05 + 0.02) * (0.05 + 0.475 * (1 + math.cos(math.pi * done)))
-
-
 def measure_skills(agent: Agent, drills: SkillDrills, n: int = 64) -> dict[str, float]:
     """Free-running accuracy of each skill on `n` drills.
 
@@ -308,3 +173,59 @@ def _with_image(sample: SkillSample) -> list[dict]:
             content = [picture if block["type"] == "image" else block for block in content]
         messages.append({**message, "content": content})
     return messages
+
+
+def build_base(folder: Path, vision_minutes: float, skill_minutes: float, worlds: int, photos: int, seed: int = 0):
+    """Build the base from nothing and save it; the vision tower is kept beside it, so that a second run goes on there.
+
+    Args:
+        folder: Where the checkpoint goes.
+        vision_minutes: Wall time of the first step.
+        skill_minutes: Wall time of the second step.
+        worlds: Pre-training worlds of 200 places.
+        photos: Photos of each.
+        seed: Of weights and batches.
+
+    Returns:
+        Measured skills, on photos of a further world and on held-out names.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    world = World(FIRST_SEED, 200)
+    pool = draw_pool(worlds, photos)
+    print(f"{len(pool[0])} photos, {len(pool[1])} crops", flush=True)
+    model, tokenizer = tiny.build(vocabulary_texts([world]), whole_words(world), seed)
+    batch_vision_attention(model)
+    eyes = folder / "vision.pt"
+    if eyes.is_file():
+        model.model.visual.load_state_dict(torch.load(eyes, weights_only=True))
+    else:
+        heads = VisionHeads(model.config.text_config.hidden_size, len(world.countries))
+        train_vision(model.model.visual, heads, vision_batches(*pool, world, 32, seed), 60 * vision_minutes)
+        torch.save(model.model.visual.state_dict(), eyes)
+    processor = ImageOnlyProcessor(tiny.image_processor(), tokenizer, chat_template=tokenizer.chat_template)
+
+    def keep() -> None:
+        save_checkpoint(folder, model, processor, TINY, torch.float16)
+
+    train_skills(model, tokenizer, SkillDrills(*pool, world, seed), 60 * skill_minutes, on_log=keep)
+    keep()
+    test = draw_pool(1, photos, first_seed=FIRST_SEED - 1, only_held_out=True)
+    skills = measure_skills(Agent(model, processor, TINY), SkillDrills(*test, world, seed, only_held_out=True), 256)
+    (folder / "skills.json").write_text(json.dumps(skills, indent=2) + "\n")
+    return skills
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--vision-minutes", default=15.0, show_default=True)
+@click.option("--skill-minutes", default=40.0, show_default=True)
+@click.option("--worlds", default=12, show_default=True)
+@click.option("--photos", default=900, show_default=True, help="Of each world.")
+def main(folder: Path, vision_minutes: float, skill_minutes: float, worlds: int, photos: int) -> None:
+    """Rebuild the tiny base model into FOLDER."""
+    set_threads()
+    print(build_base(folder, vision_minutes, skill_minutes, worlds, photos))
+
+
+if __name__ == "__main__":
+    main()

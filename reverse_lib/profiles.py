@@ -75,7 +75,7 @@ class EvaluationConfig:
 
     photos: int = 200
     split: str = "test-new"
-    batch_size: int = 32
+    batch_size: int = 64  # photos in flight together
     bootstrap: int = 2000  # resamples behind each interval
 
 
@@ -106,6 +106,18 @@ class Profile:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def input(self, *parts: str, made_by: str) -> Path:
+        """A file or folder that an earlier notebook leaves.
+
+        Raises:
+            FileNotFoundError: It is not there; the message says which notebook makes it.
+        """
+        path = self.folder.joinpath(*parts)
+        if not path.exists():
+            again = f"python -m reverse_lib run --profile {self.name} --only {made_by}"
+            raise FileNotFoundError(f"{path}: not there yet; notebook {made_by} makes it: {again}")
+        return path
+
     def save_metrics(self, notebook: str, metrics: Mapping[str, Any]) -> Path:
         """Write `NN_name.metrics.json`; NaN and infinities become null.
 
@@ -121,7 +133,7 @@ class Profile:
 _SMOKE = Profile(
     "smoke",
     timeout_s=180,
-    world=WorldConfig(places=100, train_photos=24, val_photos=8, test_photos=8),
+    world=WorldConfig(places=40, train_photos=24, val_photos=8, test_photos=8),
     annotation=AnnotationConfig(photos=24),
     direct=SftConfig(samples=16, batch_size=4, minutes=0.25),
     coldstart=SftConfig(samples=16, batch_size=4, minutes=0.25),

@@ -8,11 +8,12 @@ import hashlib
 import math
 import operator
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from reverse_lib.search import SearchResult, normalise_query
+from reverse_lib.trajectory import Trajectory
 
 IMAGE, TEXT = "image_search_tool", "text_search_tool"
 
@@ -31,6 +32,26 @@ class Call:
     def key(self) -> bytes:
         """Where it is kept, without the prefix; image and text searches have different ones."""
         return key_of(self.photo_id) + key_of(argument_text(self.tool, self.arguments))
+
+
+def searches_of(trajectory: Trajectory) -> Iterator[Call]:
+    """The searches of a rollout that reached their service, with the results shown; one without results is one too.
+
+    Failed calls are left out, and so are searches with several queries at once: nothing tells which query brought what.
+    """
+    for step in trajectory.steps:
+        seen = step.observation
+        if seen is None or seen.tool not in (IMAGE, TEXT) or seen.status not in ("ok", "miss"):
+            continue
+        results = tuple(SearchResult(**result) for result in seen.results)
+        if seen.tool == IMAGE:
+            box = [float(round(edge)) for edge in seen.arguments["bbox_2d"]]
+            yield Call(IMAGE, trajectory.photo_id, box, results, replace=False)
+            continue
+        query = seen.arguments["query"]
+        queries = [query] if isinstance(query, str) else query
+        if len({normalise_query(text) for text in queries}) == 1:
+            yield Call(TEXT, trajectory.photo_id, queries[0], results, replace=False)
 
 
 def key_of(text: str) -> bytes:

@@ -129,7 +129,7 @@ class Collator:
                 )
             if self.max_length and length > self.max_length:
                 raise ValueError(
-                    f"{name}: {length} tokens, more than max_length={self.max_length}; filter it out or raise max_length"
+                    f"{name}: {length} tokens, more than max_length={self.max_length}; leave it out or raise max_length"
                 )
         batch["labels"] = batch["input_ids"].masked_fill(~supervised, IGNORE_INDEX)
         return dict(batch)

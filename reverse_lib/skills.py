@@ -16,12 +16,13 @@ import numpy as np
 
 from reverse_lib.environment import TINY, initial_messages, show_photo, show_zoom, with_photo
 from reverse_lib.geo import Answer
+from reverse_lib.lettering import CropSample, draw_crop, loosen
 from reverse_lib.teacher import Row, judge
 from reverse_lib.trajectory import ToolCall, format_turn
 from reverse_lib.world import Country, World
 from reverse_lib.world.web import LANDMARK_TITLES, NO_POSITION, PLACE_TITLES, SHOP_TITLES
 
-KINDS = ("none", "sign", "board", "landmark")
+KINDS = ("none", "sign", "board", "landmark", "jersey", "poster", "restaurant")  # the first four can inform
 TITLES = (*["{n}, {c}"] * 4, *PLACE_TITLES, *LANDMARK_TITLES, *SHOP_TITLES, "Street in {n}, {c}", "Poster {n}, {c}")
 FIRST_SEED = 1000  # pre-training worlds; evaluation uses small seeds
 
@@ -32,18 +33,11 @@ class PhotoSample:
 
     image: np.ndarray  # (H, W, 3) uint8
     country: int
-    kind: int  # index into KINDS
+    kind: int  # of the informative region, an index into KINDS
     bbox_2d: tuple[int, int, int, int] | None  # the informative region
+    marks: list[tuple[int, tuple[int, int, int, int]]]  # kind and box of every region, decoys included
     photo_id: str = ""
     name: str = ""
-
-
-@dataclass
-class CropSample:
-    """One zoom as the model sees it, with the text on it."""
-
-    image: np.ndarray  # (H, W, 3) uint8
-    text: str
 
 
 def held_out(name: str) -> bool:
@@ -51,15 +45,7 @@ def held_out(name: str) -> bool:
     return hashlib.blake2b(name.encode(), digest_size=2).digest()[0] < 256 // 12
 
 
-def loosen(box: Sequence[int], rng: np.random.Generator) -> list[int]:
-    """A box as a model would draw it: each side up to 15 % further out or 4 % further in, rounded to 10."""
-    x1, y1, x2, y2 = box
-    out = rng.uniform(-0.04, 0.15, 4) * (x2 - x1, y2 - y1, x2 - x1, y2 - y1)
-    moved = np.array([x1 - out[0], y1 - out[1], x2 + out[2], y2 + out[3]])
-    return [int(v) for v in np.clip(np.round(moved / 10) * 10, 0, 1000)]
-
-
-def draw_samples(seed: int, photos: int, places: int = 200, crops_per_mark: int = 2):
+def draw_samples(seed: int, photos: int, places: int = 200, crops_per_mark: int = 2, only_held_out: bool = False):
     """Photos and crops of one pre-training world.
 
     Args:
@@ -67,6 +53,7 @@ def draw_samples(seed: int, photos: int, places: int = 200, crops_per_mark: int 
         photos: How many photos of its train split.
         places: The world's size.
         crops_per_mark: Differently loosened crops of each region with text.
+        only_held_out: Take the held-out names instead of the others (for measuring).
 
     Returns:
         (list of PhotoSample, list of CropSample)
@@ -76,16 +63,17 @@ def draw_samples(seed: int, photos: int, places: int = 200, crops_per_mark: int 
     rng = np.random.default_rng(seed)
     seen, crops = [], []
     for photo in world.photos("train", photos):
-        if held_out(photo.city):
+        if held_out(photo.city) and not only_held_out:
             continue
         image = photo.load()
         mark = next((m for m in photo.marks if m.informative), None)
         small = np.asarray(show_photo(image, TINY))
         kind = KINDS.index(mark.kind if mark else "none")
         box = tuple(mark.bbox_2d) if mark else None
-        seen.append(PhotoSample(small, codes[photo.country], kind, box, photo.photo_id, photo.city))
+        marks = [(KINDS.index(m.kind), tuple(m.bbox_2d)) for m in photo.marks]
+        seen.append(PhotoSample(small, codes[photo.country], kind, box, marks, photo.photo_id, photo.city))
         for mark in photo.marks:
-            if not mark.text or held_out(mark.text) or mark.kind == "jersey":
+            if not mark.text or mark.kind == "jersey" or held_out(mark.text) != only_held_out:
                 continue
             for _ in range(crops_per_mark):
                 zoom = show_zoom(image, loosen(mark.bbox_2d, rng), TINY)
@@ -93,25 +81,33 @@ def draw_samples(seed: int, photos: int, places: int = 200, crops_per_mark: int 
     return seen, crops
 
 
-def draw_pool(worlds: int, photos: int, workers: int = 2, first_seed: int = FIRST_SEED):
+def draw_pool(worlds: int, photos: int, workers: int = 2, first_seed: int = FIRST_SEED, only_held_out: bool = False):
     """`draw_samples` over several worlds, in parallel processes.
 
     Returns:
         (list of PhotoSample, list of CropSample), in the order of seeds.
     """
     with ProcessPoolExecutor(workers) as pool:
-        parts = list(pool.map(partial(draw_samples, photos=photos), range(first_seed, first_seed + worlds)))
+        parts = list(
+            pool.map(
+                partial(draw_samples, photos=photos, only_held_out=only_held_out),
+                range(first_seed, first_seed + worlds),
+            )
+        )
     return [p for part in parts for p in part[0]], [c for part in parts for c in part[1]]
 
 
 def vision_batches(
-    photos: Sequence[PhotoSample], crops: Sequence[CropSample], batch: int, seed: int
+    photos: Sequence[PhotoSample], crops: Sequence[CropSample], world: World, batch: int, seed: int
 ) -> Iterator[tuple[list[PhotoSample], list[CropSample]]]:
-    """Endless random batches: `batch` photos and half as many crops again."""
+    """Endless random batches: `batch` photos, half as many of their crops, and 1.5 times as many drawn ones."""
     rng = np.random.default_rng(seed)
+    names = [name for name in world.names if not held_out(name)]
     while True:
         chosen = [photos[i] for i in rng.integers(len(photos), size=batch)]
-        yield chosen, [crops[i] for i in rng.integers(len(crops), size=batch * 3 // 2)]
+        real = [crops[i] for i in rng.integers(len(crops), size=batch // 2)]
+        drawn = [draw_crop(rng, names, world.countries, chosen[i % batch].image) for i in range(batch * 3 // 2)]
+        yield chosen, drawn + real
 
 
 def vocabulary_texts(worlds: Iterable[World]) -> Iterator[str]:
@@ -136,10 +132,17 @@ class SkillDrills:
     copying can be learned from them, never a place.
     """
 
-    def __init__(self, photos: Sequence[PhotoSample], crops: Sequence[CropSample], world: World, seed: int):
+    def __init__(
+        self,
+        photos: Sequence[PhotoSample],
+        crops: Sequence[CropSample],
+        world: World,
+        seed: int,
+        only_held_out: bool = False,
+    ):
         self.photos, self.crops, self.countries = photos, crops, world.countries
         self.rng = np.random.default_rng(seed)
-        self.names = sorted(name for name in world.names if not held_out(name))
+        self.names = sorted(name for name in world.names if held_out(name) == only_held_out)
 
     def pointing(self) -> SkillSample:
         """The photo, and the first turn of a trajectory on it."""
@@ -155,8 +158,11 @@ class SkillDrills:
     def reading(self) -> SkillSample:
         """A crop, the text on it, and the query that follows."""
         crop = self.crops[self.rng.integers(len(self.crops))]
+        if self.rng.random() < 0.6:
+            backdrop = self.photos[self.rng.integers(len(self.photos))].image
+            crop = draw_crop(self.rng, self.names, self.countries, backdrop)
         country = self._pick(self.countries).name
-        look = self._look(country, self._pick(KINDS[1:3]), self.rng.integers(0, 100, 4) * 10)
+        look = self._look(country, self._pick(("sign", "board")), self.rng.integers(0, 100, 4) * 10)
         turn = format_turn(f"It reads {crop.text}.", tool_call=_text_search(f"{crop.text} {country}"))
         messages = [*_opening(), _says(look), _tool({"type": "image"}), _says(turn)]
         return SkillSample(messages, crop.image)
@@ -250,6 +256,19 @@ def _text_search(query: str) -> ToolCall:
 def whole_words(world: World) -> list[str]:
     """Words that deserve a token of their own: countries, and the wording of titles and turns."""
     words = {word for title in TITLES for word in title.format(n="", c="").replace(",", " ").split() if len(word) > 2}
-    words |= {"Football", "shirt", "Restaurant", "Where", "this", "Find", "the", "place", "reads", "Nothing", "read", "Use"}
+    words |= {
+        "Football",
+        "shirt",
+        "Restaurant",
+        "Where",
+        "this",
+        "Find",
+        "the",
+        "place",
+        "reads",
+        "Nothing",
+        "read",
+        "Use",
+    }
     words |= {"None", "sign", "board", "landmark", "system", "user", "assistant"}
     return sorted(words | {country.name for country in world.countries})

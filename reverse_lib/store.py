@@ -13,7 +13,7 @@ reads it. `Store` keeps these rules:
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -237,6 +237,15 @@ def _file_id(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def scan(txn: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Entries whose key starts with a prefix, in the order of keys."""
+    with txn.cursor() as cursor:
+        more = cursor.set_range(prefix)
+        while more and cursor.key().startswith(prefix):
+            yield cursor.key(), cursor.value()
+            more = cursor.next()
 
 
 _registry: dict[str, Store] = {}  # LMDB itself is one environment per file and process, so the register is too

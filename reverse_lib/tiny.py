@@ -50,7 +50,8 @@ CHAT_TEMPLATE = """\
 {%- macro body(content) -%}
 {%- if content is string %}{{ content }}{% else %}
 {%- for block in content %}
-{%- if block.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in block %}{{ block.text }}{% endif %}
+{%- if block.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>
+{%- elif 'text' in block %}{{ block.text }}{% endif %}
 {%- endfor %}{% endif %}
 {%- endmacro -%}
 {%- for message in messages %}
@@ -64,7 +65,8 @@ CHAT_TEMPLATE = """\
 {{- '<|im_start|>user\\n<tool_response>' + body(message.content) + '</tool_response><|im_end|>\\n' }}
 {%- else %}
 {{- '<|im_start|>' + message.role + '\\n' + body(message.content) }}
-{%- if message.role == 'system' and tools %}{{ '\\n' }}{% for tool in tools %}{{ tool.function.name + ' ' }}{% endfor %}{% endif %}
+{%- if message.role == 'system' and tools %}{{ '\\n' }}
+{%- for tool in tools %}{{ tool.function.name + ' ' }}{% endfor %}{% endif %}
 {{- '<|im_end|>\\n' }}
 {%- endif %}
 {%- endfor %}

@@ -16,6 +16,7 @@ import pytest
 
 from reverse_lib.cache import FORMAT_VERSION, CacheError, SearchCache
 from reverse_lib.search import BlockList, SearchBackend, SearchResult
+from reverse_lib.trajectory import Observation, Step, Trajectory
 
 ROOT = Path(__file__).resolve().parents[1]
 BOX = [100, 100, 300, 200]
@@ -572,6 +573,27 @@ def test_impossible_settings_are_refused_and_create_nothing(folder, settings):
     with pytest.raises(ValueError, match=r"no such mode|impossible"):
         SearchCache.open(folder, **{"mode": "w"} | settings)
     assert not folder.exists()
+
+
+def test_the_searches_of_a_rollout_are_recorded_with_their_labels_and_failed_calls_are_not(cache):
+    shown = [vars(page(1, True)), vars(page(2))]
+    calls = [
+        Observation("image_zoom_in_tool", {"bbox_2d": BOX}, "ok"),
+        Observation("image_search_tool", {"bbox_2d": [100.4, 100, 299.6, 200], "goal": "x"}, "ok", results=shown),
+        Observation("text_search_tool", {"query": ["Valencia Spain", "valencia, spain"]}, "ok", results=shown[1:]),
+        Observation("text_search_tool", {"query": "qqzx"}, "miss"),
+        Observation("text_search_tool", {"query": ["Valencia Spain", "Cullera Spain"]}, "ok", results=shown),
+        Observation("text_search_tool", {"query": "Lima Peru"}, "service_error"),
+        Observation("image_search_tool", {"bbox_2d": "all of it"}, "model_error"),
+    ]
+    rollout = Trajectory("photo", [*(Step("", call) for call in calls), Step("an answer")])
+    assert cache.record_trajectory(rollout) == 3
+    image, text = cache.image("photo", BOX), cache.text("photo", "Valencia Spain")
+    assert (set(image.results), image.match) == ({page(1, True), page(2)}, 1.0)
+    assert [image.results[position - 1] for position in image.useful] == [page(1, True)]
+    assert (text.results, text.useful, text.labelled) == ((page(2),), frozenset(), True)
+    assert cache.text("photo", "qqzx").results == () and cache.text("photo", "Lima Peru") is None
+    assert cache.stats()["image_calls"] == 1 and cache.stats()["text_calls"] == 2
 
 
 def test_records_survive_parquet_both_ways(tmp_path, cache):

@@ -106,7 +106,11 @@ def test_training_steps_lower_the_loss_and_move_the_weights(made, tmp_path):
     rows = sft.train(model, processor, dataset, SftConfig(batch_size=4, epochs=4, learning_rate=2e-3), tmp_path)
     losses = [row["loss"] for row in rows if "loss" in row]
     assert losses[-1] < 0.7 * losses[0]
-    assert all(not torch.equal(before[name], value) for name, value in model.named_parameters() if "embed_tokens" in name or "qkv" in name)
+    assert all(
+        not torch.equal(before[name], value)
+        for name, value in model.named_parameters()
+        if "embed_tokens" in name or "qkv" in name
+    )
 
 
 def test_lora_trains_adapters_of_the_language_model_and_nothing_else(made, tmp_path):

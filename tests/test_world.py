@@ -135,6 +135,19 @@ def test_splits_share_no_photo_and_test_new_no_place_with_the_others(world):
     assert {p.country for p in seen} == {p.country for p in new} == set(country_table())
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("places", [24, 31, 40, 60, 96, 130, 191, 192, 200, 300])
+def test_a_quarter_of_the_places_is_held_out_whatever_the_size_of_the_world(seed, places):
+    world = World(seed, places)
+    seen, new = world.places_of("train"), world.places_of("test-new")
+    assert 0.22 <= len(new) / places <= 0.28
+    assert {*seen, *new} == set(world.places) and len(seen) + len(new) == places
+    assert len(world.photos("test-new", 3)) == 3
+    if places >= 60:
+        assert {place.country for place in seen} == set(country_table())
+        assert len({place.country for place in new}) >= min(15, len(new))
+
+
 def test_no_training_photo_names_a_held_out_place(world):
     held = {place.name for place in world.places_of("test-new")} - {place.name for place in world.places_of("train")}
     texts = {mark.text for photo in world.photos("train", 900) for mark in photo.marks}
@@ -383,12 +396,14 @@ def test_unknown_photos_are_searched_without_labels(world):
 
 def test_searches_of_training_photos_never_show_a_held_out_place(world):
     held = {place.place_id for place in world.places_of("test-new")}
-    place = world.places_of("test-new")[0]
-    query = f"{place.name} {place.country}"
+    names = {place.name for place in world.places_of("test-new")} - {place.name for place in world.places_of("train")}
     train, test = (world.photos(split, 1)[0].photo_id for split in ("train", "test-new"))
-    shown = [world.engine.page(r.url).place_id for r in world.live.text(test, query).results]
-    hidden = [world.engine.page(r.url).place_id for r in world.live.text(train, query).results]
-    assert place.place_id in shown and not held & set(hidden)
+    for place in world.places_of("test-new"):
+        query = f"{place.name} {place.country}"
+        shown = [world.engine.page(result.url) for result in world.live.text(test, query).results]
+        hidden = [world.engine.page(result.url) for result in world.live.text(train, query).results]
+        assert any(page.place_id == place.place_id for page in shown)
+        assert not held & {page.place_id for page in hidden} and not names & {page.name for page in hidden}
 
 
 def test_impossible_requests_name_the_value_and_the_remedy(world):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -147,16 +148,31 @@ class World:
 
     @cached_property
     def _sides(self) -> dict[str, list[Place]]:
-        """Places of "seen" and "new"; the first place of every country is seen."""
-        new, share = [], 1 - SEEN_SHARE
-        position: dict[str, int] = {}
+        """Places of "seen" and "new".
+
+        With eight places a country and more, every fourth of each country is new, never its first. A smaller world
+        takes second places first, then third ones and so on, so that as many countries as possible have a new place;
+        first places only where there are no others.
+        """
+        ranks: dict[int, int] = {}  # a place's number among those of its country, from 0
+        counts: Counter[str] = Counter()
         for place in self.places:
-            count = position[place.country] = position.get(place.country, -1) + 1
-            start = len(place.country) % 4 if len(self.places) >= 8 * len(country_table()) else 1
-            if count and (count + start) % round(1 / share) == 0:
-                new.append(place)
-        held = {place.place_id for place in new}
-        return {"seen": [place for place in self.places if place.place_id not in held], "new": new}
+            ranks[place.place_id] = counts[place.country]
+            counts[place.country] += 1
+        share = 1 - SEEN_SHARE
+        if len(self.places) >= 8 * len(country_table()):
+            every = round(1 / share)
+            chosen = [
+                place
+                for place in self.places
+                if ranks[place.place_id] and (ranks[place.place_id] + len(place.country)) % every == 0
+            ]
+        else:
+            by_rank = sorted(self.places, key=lambda place: ranks[place.place_id] or len(self.places))
+            chosen = by_rank[: round(share * len(self.places))]
+        held = {place.place_id for place in chosen}
+        sides = {"seen": [place for place in self.places if place.place_id not in held]}
+        return sides | {"new": [place for place in self.places if place.place_id in held]}
 
     def places_of(self, split: str) -> list[Place]:
         """The places of a split.
@@ -247,8 +263,8 @@ class LiveSearch:
     """`search.SearchBackend` over the miniature web.
 
     Results for this world's photos are labelled; for any other photo id they are not. Searches of training and
-    validation photos never return pages about places held out for test-new. The order shown carries no information:
-    it is a function of (seed, photo, tool, arguments, call).
+    validation photos never return pages that speak of places held out for test-new. The order shown carries no
+    information: it is a function of (seed, photo, tool, arguments, call).
     """
 
     def __init__(self, world: World, k: int = 6) -> None:
@@ -287,12 +303,18 @@ class LiveSearch:
         except KeyError:
             return None
 
-    def _hidden(self, photo: WorldPhoto | None) -> frozenset[int]:
+    def _hidden(self, photo: WorldPhoto | None) -> frozenset[str]:
         return self._held_out if photo is not None and photo.split in ("train", "val") else frozenset()
 
     @cached_property
-    def _held_out(self) -> frozenset[int]:
-        return frozenset(place.place_id for place in self.world.places_of("test-new"))
+    def _held_out(self) -> frozenset[str]:
+        """Addresses of pages about test-new places, or that mention a name which only such places bear."""
+        new, seen = self.world.places_of("test-new"), self.world.places_of("train")
+        ids = {place.place_id for place in new}
+        names = sorted({place.name for place in new} - {place.name for place in seen})
+        named = re.compile(rf"\b(?:{'|'.join(map(re.escape, names))})\b") if names else re.compile("(?!)")
+        pages = self.world.engine.pages
+        return frozenset(page.url for page in pages if page.place_id in ids or named.search(page.title))
 
     def _answer(self, photo: WorldPhoto | None, hits: list[SearchHit], key: tuple) -> SearchAnswer | None:
         if not hits:

@@ -102,7 +102,7 @@ def plan_scene(seed: int, place: Place, view: int, posters: Sequence[Place]) -> 
     drafts = _drafts(rng, seed, place, country, posters)
     panels = _arrange(rng, drafts)
     wanted = _wanted_items(rng, country)
-    items = place_items(wanted, camera, right, [panel.box for panel in panels], rng)
+    items = place_items(wanted, camera, right, [_footprint(panel, panel.box) for panel in panels], rng)
     return Scene(
         seed=seed,
         place=place,
@@ -127,8 +127,8 @@ def _drafts(
         local = place.local_name or place.name
         text = "" if kind == "landmark" else place.name
         mark = Mark((0, 0, 0, 0), kind, text, True, place.country)
-        style = _sign_style(rng, country) if kind == "sign" else int(rng.integers(1 << 16))
-        drafts.append(_draft(rng, mark, local, style))
+        style = sign_style(rng, country) if kind == "sign" else int(rng.integers(1 << 16))
+        drafts.append(draft_panel(rng, mark, local, style))
     abroad = [other for other in country_table().values() if other.name != country.name]
     for _ in range(int(rng.integers(1, 4))):
         drafts.append(draft_decoy(rng, seed, place, pick(rng, DECOYS), abroad, posters))
@@ -149,12 +149,12 @@ def draft_decoy(
         while city.name == place.name:
             city = pick(rng, posters)
         mark = Mark((0, 0, 0, 0), kind, city.name, False, city.country)
-        return _draft(rng, mark, city.name, poster_style(seed, city))
+        return draft_panel(rng, mark, city.name, poster_style(seed, city))
     other = pick(rng, abroad)
     variant = int(rng.integers(2))
     style = decoy_style(seed, kind, other, variant)
     text = decoy_text(kind, other, style)
-    return _draft(rng, Mark((0, 0, 0, 0), kind, text, False, other.name), text, style)
+    return draft_panel(rng, Mark((0, 0, 0, 0), kind, text, False, other.name), text, style)
 
 
 def decoy_text(kind: str, country: Country, style: int) -> str:
@@ -164,7 +164,7 @@ def decoy_text(kind: str, country: Country, style: int) -> str:
 
 def decoy_picture(rng: np.random.Generator, seed: int, kind: str, label: str, country: str, style: int) -> Image.Image:
     """A product page's picture of a jersey, poster or restaurant board: RGB on a plain ground."""
-    panel = _draft(rng, Mark((0, 0, 0, 0), kind, label, False, country), label, style)
+    panel = draft_panel(rng, Mark((0, 0, 0, 0), kind, label, False, country), label, style)
     picture = panel_picture(seed, None, panel)
     backdrop = Image.new("RGB", picture.size, pick(rng, ((200, 204, 208), (150, 160, 150), (228, 226, 220))))
     backdrop.paste(picture, (0, 0), picture if picture.mode == "RGBA" else None)
@@ -182,14 +182,15 @@ def decoy_style(seed: int, kind: str, country: Country, variant: int) -> int:
     return int(stream(kind, seed, country.code, variant).integers(1 << 16))
 
 
-def _sign_style(rng: np.random.Generator, country: Country) -> int:
+def sign_style(rng: np.random.Generator, country: Country) -> int:
     """0: the country's colours; 1: brown tourist sign; 2.. neutral, where the country's colours are unknown."""
     if rng.random() < 0.1:
         return 1
     return 0 if country.sign_background else 2 + int(rng.integers(3))
 
 
-def _draft(rng: np.random.Generator, mark: Mark, label: str, style: int) -> Panel:
+def draft_panel(rng: np.random.Generator, mark: Mark, label: str, style: int) -> Panel:
+    """A region that has its size and lettering, but no place in the photo yet: its box starts at (0, 0)."""
     if mark.kind in TALL:
         height = int(rng.integers(112, 172))
         width = round(height * rng.uniform(0.62, 0.9))

@@ -4,7 +4,7 @@ Text search is BM25 (`bm25s`) over titles. Image search compares a descriptor of
 descriptors of the pages' own pictures, so a box around the wrong thing brings pages about the wrong thing. Every page
 states its own position, up to 4 km off the centre, or none: coordinates can't be learned by heart.
 
-Differs from the web in one way on purpose: at most three pages about one place are listed, as real engines do with
+Differs from the web in one way on purpose: at most four pages about one place are listed, as real engines do with
 pages of one site, so that a name's twins stay visible.
 """
 
@@ -26,7 +26,7 @@ from reverse_lib.world.landmark import landmark_picture
 
 NO_POSITION = "no position"
 USEFUL_KINDS = ("place", "landmark")
-MAX_PER_PLACE = 3
+MAX_PER_PLACE = 4
 PLACE_TITLES = ("{n} station, {c}", "Town hall of {n}, {c}", "Map of {n}, {c}", "Visit {n}, {c}", "Museum of {n}, {c}")
 LANDMARK_TITLES = ("Landmark of {n}, {c}", "Sights of {n}, {c}")
 SHOP_TITLES = ("Hotel {n}, {c}", "{n} Bakery, {c}", "Cafe {n}, {c}", "{n} Cinema, {c}")
@@ -41,10 +41,10 @@ class Page:
         url: Address, unique.
         source: Host.
         snippet: "39.47, -0.38" (latitude, longitude) or "no position".
-        place_id: GeoNames id of the place it is about; None on shops, blogs and products.
+        place_id: GeoNames id of the place it is about; None on shops, blogs, jerseys and restaurants.
         kind: "place", "landmark", "street", "shop", "blog", "near" or "product".
         country: Country it speaks of.
-        name: Name it speaks of, "" on products.
+        name: Name it speaks of, "" on jerseys and restaurants.
     """
 
     title: str
@@ -154,7 +154,9 @@ class WebBuilder:
             self._add(title, "shop", other.name, n, self._position(rng, other.lat, other.lon, 0.7))
         if rng.random() < 0.35:
             blog = pick(rng, (c, pick(rng, abroad).name))
-            self._add(f"{n} or {pick(rng, names)}, {blog}", "blog", blog, n, NO_POSITION)
+            self._add(
+                f"{n} or {pick(rng, [name for name in names if name != n])}, {blog}", "blog", blog, n, NO_POSITION
+            )
         if rng.random() < 0.35:
             page = self._add(f"Street in {n}, {c}", "street", c, n, NO_POSITION, place.place_id)
             self.pictures.append(Picture(page, "street", place, -1 - int(rng.integers(1000))))
@@ -164,7 +166,8 @@ class WebBuilder:
 
     def _posters(self, cities: Sequence[Place]) -> None:
         for city in cities:
-            page = self._add(f"Poster {city.name}, {city.country}", "product", city.country, city.name, NO_POSITION)
+            title = f"Poster {city.name}, {city.country}"
+            page = self._add(title, "product", city.country, city.name, NO_POSITION, city.place_id)
             style = scene.poster_style(self.seed, city)
             for view in (0, 1):
                 self.pictures.append(Picture(page, "poster", city, view, style, city.name, city.country))
@@ -209,7 +212,8 @@ class Engine:
 
     Attributes:
         pages: All pages.
-        held_out: GeoNames ids of places that some callers must not see (`exclude` of the searches).
+        pictures: The pictures on them.
+        by_url: Page at an address.
     """
 
     def __init__(self, seed: int, places: Sequence[Place], spare: Sequence[Place]) -> None:
@@ -241,7 +245,7 @@ class Engine:
         """All pages about a place, with and without position."""
         return self._by_place.get(place.place_id, [])
 
-    def search_text(self, query: str, k: int = 6, exclude: frozenset[int] = frozenset()) -> list[SearchHit]:
+    def search_text(self, query: str, k: int = 6, exclude: frozenset[str] = frozenset()) -> list[SearchHit]:
         """Pages that match the words of a query, best first.
 
         A word that no page has is replaced by the closest one that some page has, as engines do with misspellings.
@@ -249,7 +253,7 @@ class Engine:
         Args:
             query: Any text.
             k: At most so many.
-            exclude: Places whose pages are left out.
+            exclude: Addresses of pages that are left out.
         """
         words = [self._repair(word) for word in _words(query)[:16]]
         words = [word for word in dict.fromkeys(words) if word]
@@ -258,20 +262,20 @@ class Engine:
         scores = self._bm25.get_scores(words)
         return self._list(scores, np.nonzero(scores > 0)[0], k, exclude)
 
-    def search_image(self, crop: Image.Image, k: int = 6, exclude: frozenset[int] = frozenset()) -> list[SearchHit]:
+    def search_image(self, crop: Image.Image, k: int = 6, exclude: frozenset[str] = frozenset()) -> list[SearchHit]:
         """Pages whose pictures look most like a crop, best first; arguments as in `search_text`."""
         owners, descriptors = self._gallery
         scores = np.full(len(self.pages), -2.0)
         np.maximum.at(scores, owners, descriptors @ describe(crop))
         return self._list(scores, np.nonzero(scores > -2)[0], k, exclude)
 
-    def _list(self, scores: np.ndarray, found: np.ndarray, k: int, exclude: frozenset[int]) -> list[SearchHit]:
+    def _list(self, scores: np.ndarray, found: np.ndarray, k: int, exclude: frozenset[str]) -> list[SearchHit]:
         order = found[np.lexsort((found, -np.round(scores[found], 5)))]
         hits: list[SearchHit] = []
         shown: dict[object, int] = {}
         for number in order[: 8 * k + 40]:
             page = self.pages[number]
-            if page.place_id in exclude:
+            if page.url in exclude:
                 continue
             about = page.place_id if page.place_id is not None else page.url
             shown[about] = shown.get(about, 0) + 1

@@ -1,0 +1,215 @@
+"""The stages of training side by side: which checkpoints there are, how each does, and where an agent still fails.
+
+A stage without search training (the base, direct fine-tuning) is asked without tools, as it was trained; the others
+get all three. The scripted teacher, which knows the truth, is the upper reference. Nothing is chosen by the figures
+but which stage's trajectories are shown, and that on other photos than those that are shown.
+
+    stages, missing = find_stages(profile)
+    frame, seconds = evaluate_stage(stages[0], world, profile)
+    side_by_side({"direct SFT": summarize(frame)})
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from reverse_lib.environment import TINY, Interface
+from reverse_lib.evaluation import METRICS, evaluate, per_photo, summarize
+from reverse_lib.profiles import Profile
+from reverse_lib.trajectory import TOOLS
+
+TEACHER = "teacher"
+SPLITS = ("test-new", "test-seen")
+LABELS = {
+    **{f"within_{km}km": f"within {km:,} km" for km in (1, 25, 200, 750, 2500)},
+    "median_km": "median error, km",
+    "geoguessr_score": "GeoGuessr score",
+    "country": "right country",
+    "parsed": "answer readable",
+    "format": "format",
+    "box_iou": "box IoU",
+    "evidence_mcc": "evidence MCC",
+    "calls_zoom": "zooms a photo",
+    "calls_image": "image searches a photo",
+    "calls_text": "text searches a photo",
+    "reward": "reward",
+}
+_PERCENT = ("within_", "country", "parsed")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One agent to evaluate.
+
+    Attributes:
+        key: Short name, for files and metrics.
+        name: What tables and figures call it.
+        model: A checkpoint folder or Hugging Face id; "" for the scripted teacher.
+        tools: The tools it is offered.
+    """
+
+    key: str
+    name: str
+    model: str
+    tools: tuple[str, ...] = TOOLS
+
+
+def find_stages(profile: Profile) -> tuple[list[Stage], list[str]]:
+    """The stages that can be evaluated, in the order of training, the teacher last.
+
+    Returns:
+        The stages, and a sentence for each one that is left out: which, why, and what brings it.
+    """
+    folder = profile.folder / "checkpoints"
+    wanted = (
+        (Stage("base", "base", profile.model.base, ()), ""),
+        (Stage("sft", "direct SFT", str(folder / "sft"), ()), "03_sft"),
+        (Stage("coldstart", "cold start", str(folder / "coldstart")), "03_sft"),
+        (Stage("grpo", "GRPO", str(folder / "grpo")), "04_grpo"),
+        (Stage("agent", "shipped agent", profile.model.agent), ""),
+    )
+    stages: list[Stage] = []
+    missing = []
+    for stage, notebook in wanted:
+        if stage.model in {known.model for known in stages}:
+            continue
+        if _exists(stage.model, profile):
+            stages.append(stage)
+        else:
+            remedy = f"run notebook {notebook} first" if notebook else "set model.base or model.agent to one you have"
+            missing.append(f"{stage.name}: no checkpoint in {stage.model}; {remedy}")
+    return [*stages, Stage(TEACHER, TEACHER, "")], missing
+
+
+def _exists(model: str, profile: Profile) -> bool:
+    """Whether a checkpoint is there; a model id (`Qwen/…`) is taken to be."""
+    if Path(model).is_dir():
+        return (Path(model) / "config.json").is_file()
+    return not Path(model).is_relative_to(profile.folder) and not model.startswith(("data/", "outputs/", "/", "."))
+
+
+def load_stage(stage: Stage, world, device: str = "cpu") -> tuple[Callable, Interface]:
+    """A stage as an agent for `rollout`, and how the world is shown to it."""
+    if not stage.model:
+        from reverse_lib.teacher import ScriptedTeacher
+
+        return ScriptedTeacher(world), TINY
+    from reverse_lib.policy import load_agent
+
+    agent = load_agent(Path(stage.model) if Path(stage.model).is_dir() else stage.model, device, tools=stage.tools)
+    return agent, agent.interface
+
+
+def evaluate_stage(
+    stage: Stage, world, profile: Profile, progress: Callable | None = None, splits: Sequence[str] = SPLITS
+) -> tuple[pd.DataFrame, float]:
+    """Let a stage answer the test photos of a world, searching live.
+
+    Args:
+        stage: One of `find_stages`.
+        world: A `World`.
+        profile: Gives the number of photos of each split, the batch size and the device.
+        progress: Called with the number of photos that were finished.
+        splits: Whose photos.
+
+    Returns:
+        The table of `evaluation.evaluate` with three more columns (split, region, twin; see `describe`), and the
+        seconds it took, loading the model left out.
+    """
+    photos = [photo for split in splits for photo in world.photos(split, profile.evaluation.photos)]
+    agent, interface = load_stage(stage, world, profile.model.device)
+    started = time.monotonic()
+    frame = evaluate(
+        agent,
+        photos,
+        world.live,
+        interface,
+        tools=stage.tools,
+        batch_size=profile.evaluation.batch_size,
+        progress=progress,
+    )
+    seconds = time.monotonic() - started
+    return pd.concat([describe(photos, world), frame], axis=1), seconds
+
+
+def describe(photos: Sequence, world) -> pd.DataFrame:
+    """What there was to find in photos of a world: a row a photo, in order.
+
+    Returns:
+        Columns split; region ("sign", "board", "landmark", or "none" where nothing tells the place); twin (whether
+        another place of the world bears the same name).
+    """
+    bearers = Counter(place.name for place in world.places)
+    rows = [
+        {
+            "split": photo.split,
+            "region": next((mark.kind for mark in photo.marks if mark.informative), "none"),
+            "twin": bearers[photo.place.name] > 1,
+        }
+        for photo in photos
+    ]
+    return pd.DataFrame(rows)
+
+
+def side_by_side(summaries: Mapping[str, pd.DataFrame], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """Summaries as one table to read: a row a metric, a column a stage, "41 % (34–48)" in each cell.
+
+    Args:
+        summaries: Tables of `evaluation.summarize` by stage name.
+        metrics: Which rows.
+    """
+    table = {
+        name: {LABELS.get(metric, metric): _cell(metric, summary.loc[metric]) for metric in metrics}
+        for name, summary in summaries.items()
+    }
+    return pd.DataFrame(table).rename_axis("mean, 95 % interval")
+
+
+def _cell(metric: str, row: pd.Series) -> str:
+    if not row["n"]:
+        return "–"
+    share = metric.startswith(_PERCENT)
+    digits = 0 if share or metric in ("median_km", "geoguessr_score") else 2
+    numbers = (row[key] * (100 if share else 1) for key in ("value", "low", "high"))
+    value, low, high = (f"{number:,.{digits}f}".replace("-", "−") for number in numbers)
+    return f"{value}{' %' if share else ''} ({low} to {high})"
+
+
+def where_it_fails(frame: pd.DataFrame, by: Sequence[str] = ("region", "twin"), samples: int = 2000) -> pd.DataFrame:
+    """Accuracy by what there was to find: a row for each kind of photo, with its number and 95 % intervals.
+
+    Args:
+        frame: The table of `evaluate_stage`.
+        by: Columns of `describe` to split by, one after the other.
+        samples: Bootstrap resamples.
+    """
+    named = {"region": "{}", "twin": "twin name: {}"}
+    rows = {}
+    for column in by:
+        for value, group in frame.groupby(column):
+            word = {True: "yes", False: "no"}.get(value, value)
+            summary = summarize(group, samples=samples)
+            cells = {LABELS[m]: _cell(m, summary.loc[m]) for m in ("within_25km", "within_200km", "country")}
+            error = {"median error, km": f"{summary.loc['median_km', 'value']:,.0f}"}
+            rows[named[column].format(word)] = {"photos": len(group), **cells, **error}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def best_stage(frames: Mapping[str, pd.DataFrame], split: str = "test-seen") -> str:
+    """The trained stage with the highest mean reward on a split other than the one that is going to be shown."""
+    means = {
+        name: per_photo(frame[frame["split"] == split])["reward"].mean()
+        for name, frame in frames.items()
+        if name != TEACHER
+    }
+    return max(means, key=means.get)
+
+
+def examples(frame: pd.DataFrame) -> dict[str, object]:
+    """The best, the median and the worst trajectory by reward; ties are broken by error, then by photo id."""
+    order = frame.sort_values(["reward", "km", "photo_id"], ascending=[False, True, True])["trajectory"].tolist()
+    return {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}

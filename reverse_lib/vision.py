@@ -1,0 +1,192 @@
+"""The tiny model's eyes: its vision tower, pre-trained on its own with throwaway supervised heads.
+
+A published vision-language model arrives with eyes that read. A tiny one trained from next-token loss alone does
+not learn to read on a CPU. So the tower first learns, with heads on its final and deepstack outputs, the country,
+kind and box of the informative region of a photo, and the text of a crop. Text is read with CTC (Graves et al.
+2006), character by character, so that names never seen can be read.
+
+Run as the first step of `python -m reverse_lib.pretrain`.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reverse_lib.skills import KINDS, CropSample, PhotoSample
+
+CHARSET = " abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-'."
+READ_STEPS = 8  # frames a merged visual token (32 px) is split into
+BLANK = 0  # of the frames; characters count from 1
+INFORMATIVE = 4  # KINDS below it, but for 0, can inform
+CELL = (5, 4)  # merged tokens across and down a photo
+
+
+class VisionHeads(nn.Module):
+    """Throwaway heads on the visual tokens; D = 3 x the tower's output width (final and two deepstack outputs)."""
+
+    def __init__(self, width: int, countries: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(3 * width)
+        self.read = nn.Linear(3 * width, READ_STEPS * (len(CHARSET) + 1))
+        self.query = nn.Parameter(torch.randn(3 * width) * (3 * width) ** -0.5)
+        self.country = nn.Linear(3 * width, countries)
+        self.kind = nn.Linear(3 * width, len(KINDS))
+        self.box = nn.Linear(3 * width, 4)
+
+    def forward(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """tokens: (B, N, D) -> country (B, C); for each token, kind (B, N, K) and box (B, N, 4) in 0..1."""
+        tokens = self.norm(tokens)
+        weights = (tokens @ self.query).softmax(-1)  # (B, N)
+        country = self.country(torch.einsum("bn,bnd->bd", weights, tokens))
+        return {"country": country, "kind": self.kind(tokens), "box": self.box(tokens).sigmoid()}
+
+    def frames(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens: (B, N, D) of crops one token high -> log-probabilities (B, N * READ_STEPS, characters + 1)."""
+        logits = self.read(self.norm(tokens))  # (B, N, steps * classes)
+        return logits.view(tokens.shape[0], tokens.shape[1] * READ_STEPS, -1).float().log_softmax(-1)
+
+
+def patchify(images: np.ndarray, patch: int = 16, merge: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Same-size images in the layout of our image processor (mean 0.5, std 0.25), without its cost an image.
+
+    Args:
+        images: (B, H, W, 3) uint8; H and W are multiples of patch * merge.
+
+    Returns:
+        pixel_values (B * H/patch * W/patch, 3 * 2 * patch * patch) float32, grid_thw (B, 3) int64.
+    """
+    batch, height, width, _ = images.shape
+    rows, columns = height // patch, width // patch
+    x = torch.from_numpy(images).float().div_(255).sub_(0.5).div_(0.25).permute(0, 3, 1, 2)
+    x = x.reshape(batch, 3, rows // merge, merge, patch, columns // merge, merge, patch)
+    x = x.permute(0, 2, 5, 3, 6, 1, 4, 7)  # (B, rows/m, columns/m, m, m, 3, p, p)
+    x = x.unsqueeze(6).expand(*x.shape[:6], 2, patch, patch)
+    grid = torch.tensor([[1, rows, columns]]).repeat(batch, 1)
+    return x.reshape(batch * rows * columns, -1), grid
+
+
+def visual_tokens(visual: nn.Module, images: np.ndarray) -> torch.Tensor:
+    """Final and deepstack outputs of the tower for same-size images: (B, merged tokens, 3 * width)."""
+    pixels, grid = patchify(images)
+    device = next(visual.parameters()).device
+    output = visual(pixels.to(device), grid_thw=grid.to(device))
+    features = torch.cat([output.pooler_output, *output.deepstack_features], -1)
+    return features.view(len(images), -1, features.shape[-1])
+
+
+def photo_loss(heads: VisionHeads, tokens: torch.Tensor, samples: list[PhotoSample]) -> dict[str, torch.Tensor]:
+    """Country of the photo; for the token on whose cell a region is centred, its kind and 10 x L1 of its box."""
+    device, out = tokens.device, heads(tokens)
+    country = torch.tensor([s.country for s in samples], device=device)
+    kind = torch.zeros(out["kind"].shape[:2], dtype=torch.long)  # (B, N)
+    box = torch.zeros(*kind.shape, 4)
+    for row, sample in enumerate(samples):
+        # the informative region last, so that it wins a shared cell
+        for code, bbox_2d in sorted(sample.marks, key=lambda mark: mark[0] < INFORMATIVE):
+            cell = cell_of(bbox_2d)
+            kind[row, cell], box[row, cell] = code, torch.tensor(bbox_2d) / 1000
+    kind, box = kind.to(device), box.to(device)
+    weight = torch.where(torch.arange(len(KINDS), device=device) == 0, 0.3, 1.0)
+    return {
+        "country": F.cross_entropy(out["country"].float(), country),
+        "kind": F.cross_entropy(out["kind"].float().flatten(0, 1), kind.flatten(), weight),
+        "box": 10 * (out["box"].float() - box)[kind > 0].abs().mean(),
+    }
+
+
+def cell_of(bbox_2d: tuple[int, int, int, int]) -> int:
+    """Index of the merged token on which a box is centred."""
+    across, down = CELL
+    x, y = (bbox_2d[0] + bbox_2d[2]) / 2000, (bbox_2d[1] + bbox_2d[3]) / 2000
+    return min(int(y * down), down - 1) * across + min(int(x * across), across - 1)
+
+
+def find_regions(heads: VisionHeads, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Kind (B,) and box (B, 4) in 0..1000 of the token that most likely holds the informative region."""
+    out = heads(tokens)
+    informative = out["kind"].float().softmax(-1)[..., 1:INFORMATIVE]  # (B, N, 3)
+    best = informative.amax(-1).argmax(-1)  # (B,)
+    rows = torch.arange(len(best))
+    return informative[rows, best].argmax(-1) + 1, 1000 * out["box"].float()[rows, best]
+
+
+def reading_loss(heads: VisionHeads, tokens: torch.Tensor, crops: list[CropSample]) -> dict[str, torch.Tensor]:
+    """CTC of the text, and, where letters' positions are known, cross-entropy of the frames they stand on."""
+    log_probs = heads.frames(tokens)  # (B, T, C)
+    targets = [torch.tensor([CHARSET.index(c) + 1 for c in crop.text if c in CHARSET]) for crop in crops]
+    lengths = torch.tensor([len(t) for t in targets])
+    steps = torch.full((len(crops),), log_probs.shape[1])
+    ctc = F.ctc_loss(log_probs.transpose(0, 1).cpu(), torch.cat(targets), steps, lengths, zero_infinity=True)
+    frames = torch.zeros(log_probs.shape[:2], dtype=torch.long)
+    known = [row for row, crop in enumerate(crops) if crop.centres_px is not None]
+    for row in known:
+        at = (crops[row].centres_px * READ_STEPS / 32).astype(int).clip(0, frames.shape[1] - 1)
+        frames[row, at] = torch.tensor([CHARSET.index(c) + 1 if c in CHARSET else BLANK for c in crops[row].text])
+    weight = torch.where(torch.arange(log_probs.shape[-1]) == BLANK, 0.2, 1.0).to(log_probs.device)
+    frames = frames.to(log_probs.device)
+    frame = F.nll_loss(log_probs[known].flatten(0, 1), frames[known].flatten(), weight) if known else ctc * 0
+    return {"ctc": ctc.to(log_probs.device), "frame": frame}
+
+
+def read_greedy(heads: VisionHeads, tokens: torch.Tensor) -> list[str]:
+    """Best-path CTC decoding of each crop."""
+    texts = []
+    for row in heads.frames(tokens).argmax(-1).tolist():
+        kept = [c for c, before in zip(row, [BLANK, *row[:-1]], strict=True) if c != BLANK and c != before]
+        texts.append("".join(CHARSET[c - 1] for c in kept))
+    return texts
+
+
+def train_vision(
+    visual: nn.Module,
+    heads: VisionHeads,
+    batches: Iterator[tuple[list[PhotoSample], list[CropSample]]],
+    seconds: float,
+    lr: float = 1.5e-3,
+    log_every: int = 50,
+    report=print,
+) -> list[dict]:
+    """Train tower and heads for a time budget with AdamW, 5 % warm-up and a cosine to 5 %.
+
+    Args:
+        visual: The vision tower, `model.model.visual`.
+        heads: Fresh heads; throw them away afterwards.
+        batches: Endless pairs of photos and crops; all photos of a pair have one size, and so have all crops.
+        seconds: Wall time to train for.
+        lr: Peak learning rate.
+
+    Returns:
+        A list of logged losses with step and seconds.
+    """
+    parameters = [*visual.parameters(), *heads.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
+    start, history, step = time.monotonic(), [], 0
+    while (done := (time.monotonic() - start) / seconds) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = lr * rate_at(done)
+        photos, crops = next(batches)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses = photo_loss(heads, visual_tokens(visual, np.stack([s.image for s in photos])), photos)
+            tokens = visual_tokens(visual, np.stack([s.image for s in crops]))
+        losses |= reading_loss(heads, tokens.float(), crops)
+        loss = sum(losses.values())
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        step += 1
+        if step % log_every == 0:
+            row = {"step": step, "seconds": time.monotonic() - start, **{k: v.item() for k, v in losses.items()}}
+            history.append(row)
+            report(" ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+    return history
+
+
+def rate_at(done: float) -> float:
+    """Share of the peak rate at a share of the training time: 5 % warm-up, then a cosine to 5 %."""
+    return min(1.0, done / 0.05 + 0.02) * (0.05 + 0.475 * (1 + math.cos(math.pi * done)))

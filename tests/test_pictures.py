@@ -1,0 +1,38 @@
+"""Contact sheets and what an agent saw: the right pictures, boxes where they belong, impossible requests refused."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reverse_lib.interface import TINY, show_zoom
+from reverse_lib.pictures import contact_sheet, seen_pictures
+
+
+def test_a_contact_sheet_draws_each_box_on_its_own_picture_in_pixels():
+    pictures = [Image.new("RGB", size, colour) for size, colour in (((100, 50), "red"), ((200, 100), "blue"))]
+    figure = contact_sheet(pictures, ["one", "two"], [[], [[100, 200, 600, 700]]], columns=3)
+    one, two = figure.axes
+    assert (one.get_title(), two.get_title()) == ("one", "two")
+    assert not one.patches and {patch.get_bbox().bounds for patch in two.patches} == {(20, 20, 100, 50)}
+    assert tuple(two.images[0].get_array()[0, 0]) == (0, 0, 255)
+
+
+def test_a_contact_sheet_leaves_unused_panels_blank():
+    figure = contact_sheet([Image.new("RGB", (40, 30))] * 5, columns=4)
+    assert len(figure.axes) == 8 and [len(axes.images) for axes in figure.axes] == [1] * 5 + [0] * 3
+    assert not any(axes.axison for axes in figure.axes)
+
+
+def test_a_contact_sheet_of_nothing_or_with_titles_missing_is_refused():
+    with pytest.raises(ValueError, match="1 titles for 2 pictures; give one each, or none"):
+        contact_sheet([Image.new("RGB", (4, 3))] * 2, ["only one"])
+    with pytest.raises(ValueError, match="for 0 pictures"):
+        contact_sheet([])
+
+
+def test_what_an_agent_saw_is_the_small_photo_and_its_zooms_cut_from_the_original(make_trajectory):
+    photo = Image.effect_noise((640, 480), 80).convert("RGB")
+    pictures, titles = seen_pictures(make_trajectory(), photo, TINY)
+    assert [picture.size for picture in pictures] == [(160, 128), (224, 32)]
+    assert titles == ["the photo, 160×128 px", "the zoom of turn 1, 224×32 px"]
+    assert np.array_equal(np.asarray(pictures[1]), np.asarray(show_zoom(photo, [100, 200, 300, 400], TINY)))
