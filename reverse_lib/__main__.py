@@ -3,7 +3,9 @@
 import ast
 import hashlib
 import json
+import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +24,18 @@ NO_LIVE = (
 TOOL_NAMES = {"zoom": "image_zoom_in_tool", "image": "image_search_tool", "text": "text_search_tool"}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Interruptible(click.Group):
+    """Commands that end with one line and status 130 on Ctrl-C."""
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nStopped.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Interruptible, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """A workbench for agentic image geo-localization."""
 
@@ -75,16 +88,15 @@ def geolocate(photos: tuple[Path, ...], model: str, as_json: bool, map_file: Pat
     loaded, failed = _load_photos(photos)
     if not loaded:
         sys.exit(2)
+    from tqdm import tqdm
+
     from reverse_lib.environment import rollout
 
     agent, search = _agent(model), _world(0).live
-    trajectories = rollout(agent, list(loaded.values()), search, interface=agent.interface)
+    with tqdm(total=len(loaded), unit="photo", file=sys.stderr, disable=None if len(loaded) > 1 else True) as bar:
+        trajectories = rollout(agent, list(loaded.values()), search, agent.interface, progress=bar.update)
     in_words = _in_words(agent)
     note = WORLD_ONLY if agent.interface.name == "tiny" else ""
-    if map_file:
-        from reverse_lib.maps import answer_map, save_map
-
-        save_map(answer_map(trajectories, in_words=in_words), map_file)
     if as_json:
         rows = [_row(path, trajectory) for path, trajectory in zip(loaded, trajectories, strict=True)]
         click.echo(json.dumps({"model": model, "note": note, "photos": rows}, ensure_ascii=False))
@@ -94,15 +106,18 @@ def geolocate(photos: tuple[Path, ...], model: str, as_json: bool, map_file: Pat
         if note:
             click.echo(f"\n{note}")
     if map_file:
-        click.echo(f"Map: {map_file}", err=True)
+        _write_map(trajectories, in_words, map_file)
     sys.exit(2 if failed else 0)
 
 
 def _load_photos(paths: Sequence[Path]) -> tuple[dict, int]:
-    """Photos by path, under ids that say nothing of the file name; problems go to standard error and are counted."""
+    """Photos by path, under ids that say nothing of the file name; problems go to standard error and are counted.
+
+    Copies of a file share an id, and so the photo itself.
+    """
     from reverse_lib.photos import Photo, PhotoError, load_photo
 
-    loaded, failed = {}, 0
+    loaded, failed, known = {}, 0, {}
     for path in paths:
         try:
             load_photo(path)
@@ -110,8 +125,21 @@ def _load_photos(paths: Sequence[Path]) -> tuple[dict, int]:
             click.echo(f"Error: {error}", err=True)
             failed += 1
             continue
-        loaded[path] = Photo(photo_id=hashlib.sha256(path.read_bytes()).hexdigest()[:12], source=path)
+        photo_id = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        loaded[path] = known.setdefault(photo_id, Photo(photo_id, source=path))
     return loaded, failed
+
+
+def _write_map(trajectories: Sequence, in_words, path: Path) -> None:
+    from reverse_lib.maps import answer_map, save_map
+
+    try:
+        save_map(answer_map(trajectories, in_words=in_words), path)
+    except OSError as error:
+        raise click.ClickException(
+            f"--map {path}: {error.strerror or error}; name a file that can be written"
+        ) from error
+    click.echo(f"Map: {path}", err=True)
 
 
 def _told(path: Path, trajectory, in_words) -> str:
@@ -196,12 +224,62 @@ def _folder_photos(root: Path | None, n: int | None) -> list:
 
 
 def _agent(model: str, **settings):
-    from reverse_lib.policy import load_agent
+    """The model as an agent; what goes wrong is one line that names it."""
+    _quiet()
+    source = _source(model)
+    from safetensors import SafetensorError
 
+    from reverse_lib.policy import INTERFACE_FILE, load_agent
+
+    if isinstance(source, Path) and not (source / INTERFACE_FILE).is_file():
+        click.echo(f"{source}: has no {INTERFACE_FILE}, so it is prompted like a large model", err=True)
     try:
-        return load_agent(Path(model) if Path(model).exists() or model == AGENT else model, **settings)
-    except OSError as error:
-        raise click.ClickException(f"--model {model}: {error}") from error
+        return load_agent(source, **settings)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise click.ClickException(f"--model {model}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _source(model: str) -> Path | str:
+    """The folder or the model id, known to exist; a model id that is not on this disk is asked for on-line."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        for name in ("config.json", "tokenizer.json"):
+            if not (path / name).is_file():
+                raise click.ClickException(
+                    f"--model {model}: no {name} in this folder; name one with a checkpoint in it"
+                )
+        return path
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) or path.parent.exists():
+        raise click.ClickException(f"--model {model}: no such folder; name one with a checkpoint in it, or a model id")
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(model, "config.json"), str):
+        return model
+    try:
+        known = HfApi().repo_exists(model)
+    except Exception as error:  # the HTTP library's own kinds, which vary with the version of huggingface_hub
+        reason = str(error).strip().splitlines()[0]
+        raise click.ClickException(
+            f"--model {model}: no such folder, and huggingface.co can't be asked for it ({reason})"
+        ) from error
+    if not known:
+        raise click.ClickException(
+            f"--model {model}: neither a folder nor a model on huggingface.co; check its spelling"
+        )
+    return model
+
+
+def _quiet() -> None:
+    """Loading a model says nothing unless it fails; a download keeps its progress bar in a terminal."""
+    from huggingface_hub.utils import disable_progress_bars
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def _world(seed: int):

@@ -22,7 +22,7 @@ from trl.chat_template_utils import qwen3_template
 
 from reverse_lib.environment import Budgets, GeoEnvironment, Interface, initial_messages
 from reverse_lib.photos import Photo
-from reverse_lib.policy import decode_turn
+from reverse_lib.policy import decode_turn, known_warnings_silenced
 from reverse_lib.profiles import GrpoConfig
 from reverse_lib.rewards import Weights, score
 from reverse_lib.sft import History
@@ -176,18 +176,19 @@ def make_trainer(
 
     use_strict_grammar(processor.tokenizer)
     functions, function_weights = reward_functions(weights)
-    arguments = grpo_arguments(config, folder, seed, next(model.parameters()).device.type)
-    arguments.reward_weights = function_weights
-    arguments.max_tool_calling_iterations = budgets.turns - 1
-    trainer = GeoGRPOTrainer(
-        model=model,
-        reward_funcs=functions,
-        args=arguments,
-        train_dataset=make_dataset(photos, interface),
-        processing_class=processor,
-        environment_factory=environment,
-        callbacks=[History(on_row)],
-    )
+    with known_warnings_silenced():
+        arguments = grpo_arguments(config, folder, seed, next(model.parameters()).device.type)
+        arguments.reward_weights = function_weights
+        arguments.max_tool_calling_iterations = budgets.turns - 1
+        trainer = GeoGRPOTrainer(
+            model=model,
+            reward_funcs=functions,
+            args=arguments,
+            train_dataset=make_dataset(photos, interface),
+            processing_class=processor,
+            environment_factory=environment,
+            callbacks=[History(on_row)],
+        )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -211,5 +212,6 @@ def train(model, processor, photos, search, interface, config: GrpoConfig, folde
     """
     torch.manual_seed(seed)
     trainer = make_trainer(model, processor, photos, search, interface, config, folder, seed, **settings)
-    trainer.train()
+    with known_warnings_silenced():
+        trainer.train()
     return next(c for c in trainer.callback_handler.callbacks if isinstance(c, History)).rows

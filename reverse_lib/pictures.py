@@ -27,7 +27,7 @@ def contact_sheet(
         titles: One each, or none at all.
         boxes: For each picture the boxes to draw, bbox_2d each; or none at all.
         columns: Pictures in a row.
-        width_in: Width of the figure in inches; its height follows from the pictures.
+        width_in: Width of a full row in inches; heights follow from the pictures.
 
     Raises:
         ValueError: There is no picture, or another number of titles or boxes.
@@ -35,6 +35,7 @@ def contact_sheet(
     for name, given in (("titles", titles), ("boxes", boxes)):
         if len(given) not in (0, len(images)) or not images:
             raise ValueError(f"contact_sheet: {len(given)} {name} for {len(images)} pictures; give one each, or none")
+    width_in *= min(columns, len(images)) / columns
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     tallest = max(image.height / image.width for image in images)
@@ -51,7 +52,7 @@ def contact_sheet(
             at = x1 / 1000 * image.width, y1 / 1000 * image.height
             size = (x2 - x1) / 1000 * image.width, (y2 - y1) / 1000 * image.height
             panel.add_patch(Rectangle(at, *size, fill=False, edgecolor="white", linewidth=4))
-            panel.add_patch(Rectangle(at, *size, fill=False, edgecolor=SERIES[1], linewidth=2))
+            panel.add_patch(Rectangle(at, *size, fill=False, edgecolor=SERIES[2], linewidth=2))
     return figure
 
 

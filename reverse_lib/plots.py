@@ -75,7 +75,7 @@ def error_curve(frames: pd.DataFrame | Mapping[str, pd.DataFrame], seed: int = 0
     """
     named = {"": frames} if isinstance(frames, pd.DataFrame) else frames
     grid_km = np.geomspace(0.3, HALF_CIRCUMFERENCE_KM, 200)
-    figure = _figure(7.2, 4.2)
+    figure = _figure(7.2 if len(named) == 1 else 8.8, 4.2)
     axes = figure.subplots()
     for colour, (name, frame) in zip(_colours(len(named)), named.items(), strict=True):
         km = np.where(frame["km"].isna(), np.inf, frame["km"])  # (n,)
@@ -98,7 +98,8 @@ def error_curve(frames: pd.DataFrame | Mapping[str, pd.DataFrame], seed: int = 0
     axes.set_xticks(THRESHOLDS_KM, [f"{limit:,}" for limit in THRESHOLDS_KM])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
-    axes.legend(loc="lower right" if len(named) > 1 else "upper left", title="95 % bootstrap band", title_fontsize=9)
+    place = {"loc": "upper left", "bbox_to_anchor": (1, 1) if len(named) > 1 else (0, 1)}
+    axes.legend(**place, title="95 % bootstrap band", title_fontsize=9)
     return figure
 
 
@@ -237,6 +238,7 @@ def bar_list(values: Mapping[str, float], title: str, labels: Sequence[str] = ()
     axes.set(title=title, xlim=(0, longest * 1.22))
     axes.xaxis.set_visible(False)
     axes.spines[["bottom", "left"]].set_visible(False)
+    axes.grid(visible=False)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     return figure
 

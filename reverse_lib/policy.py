@@ -10,7 +10,9 @@ import importlib.util
 import json
 import os
 import types
+import warnings
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +60,14 @@ def load_processor(path: str | Path) -> ProcessorMixin:
 def load_interface(path: str | Path) -> Interface:
     """How the world is shown to this checkpoint: its own `interface.json`, else FULL."""
     file = Path(path) / INTERFACE_FILE
-    return Interface.from_dict(json.loads(file.read_text())) if file.is_file() else FULL
+    if not file.is_file():
+        return FULL
+    try:
+        return Interface.from_dict(json.loads(file.read_text()))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file}: not an interface ({error}); save the checkpoint again with save_checkpoint"
+        ) from error
 
 
 def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, lora_rank: int = 0):
@@ -137,6 +146,15 @@ def save_checkpoint(path: str | Path, model, processor, interface: Interface, dt
     return path
 
 
+@contextmanager
+def known_warnings_silenced():
+    """Drop two warnings that no user of ours can act on: a renamed option, and TRL's note on environments."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*is deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*environment_factory.*experimental", category=UserWarning)
+        yield
+
+
 def set_threads(threads: int | None = None) -> int:
     """Use `threads` CPU threads for torch (default: every core the process may run on); returns the number."""
     threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count()
@@ -203,9 +221,17 @@ def decode_turn(tokenizer, ids: list[int]) -> str:
 
 
 def load_agent(path: str | Path, device: str = "cpu", **settings) -> Agent:
-    """A checkpoint as an agent; `settings` are fields of `Agent`."""
+    """A checkpoint as an agent; `settings` are fields of `Agent`.
+
+    Raises:
+        FileNotFoundError: A folder that isn't there.
+        ValueError: A file of the checkpoint can't be used; the message names it.
+        TypeError: A setting is unknown.
+    """
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     agent = Agent(load_model(path, device, dtype), load_processor(path), load_interface(path), name=Path(path).name)
+    if not agent.processor.chat_template:
+        raise ValueError(f"{path}: has no chat template; save the checkpoint again with save_checkpoint")
     for name, value in settings.items():
         if not hasattr(agent, name):
             raise TypeError(f"load_agent: unknown setting {name!r}; known: {', '.join(agent.__dataclass_fields__)}")

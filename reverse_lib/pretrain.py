@@ -12,7 +12,7 @@ Rebuild it with `python -m reverse_lib.pretrain data/models/base` (times and ski
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -36,7 +36,7 @@ from reverse_lib.skills import (
     whole_words,
 )
 from reverse_lib.trajectory import parse_turn
-from reverse_lib.vision import VisionHeads, patchify, rate_at, train_vision
+from reverse_lib.vision import VisionHeads, patchify, rate_at, train_vision, vision_losses
 from reverse_lib.world import World
 
 VERDICT_WEIGHT = 4.0  # of the loss on "+" and "~": three tokens in twenty carry the whole decision
@@ -89,7 +89,8 @@ def train_skills(
     seconds: float,
     lr: float = 1.5e-3,
     batch: int = 32,
-    shares: tuple[float, float, float] = (0.2, 0.25, 0.55),
+    shares: tuple[float, float, float] = (0.25, 0.3, 0.45),
+    eyes: tuple[VisionHeads, Iterator] | None = None,
     log_every: int = 50,
     report: Callable[[str], None] = print,
     on_log: Callable[[], None] | None = None,
@@ -97,18 +98,26 @@ def train_skills(
     """Train the whole model on single turns for a time budget; one kind of turn a step.
 
     Args:
-        model: With a pre-trained vision tower, which learns at a fifth of the rate.
+        model: With a pre-trained vision tower, which learns at half the rate.
         tokenizer: The tiny tokenizer.
         drills: Where turns come from.
         seconds: Wall time to train for.
         lr: Peak learning rate.
         batch: Samples a step.
         shares: Of pointing, reading and judging among the steps.
-        on_log: Called at every log line (checkpoints).
+        eyes: The vision heads and their batches; their losses are added, so that the tower goes on learning to see.
+        log_every: Steps between two logged rows.
+        report: Called with each row as text.
+        on_log: Called at every logged row (checkpoints).
+
+    Returns:
+        The logged losses (running means by kind of turn), with step and seconds.
     """
     visual = list(model.model.visual.parameters())
     rest = [p for p in model.parameters() if not any(p is v for v in visual)]
-    groups = [{"params": rest, "peak": lr}, {"params": visual, "peak": lr / 5}]
+    groups = [{"params": rest, "peak": lr}, {"params": visual, "peak": lr / 2}]
+    if eyes:
+        groups.append({"params": list(eyes[0].parameters()), "peak": lr / 2})
     optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
     kinds = (drills.pointing, drills.reading, drills.judging)
     start, history, step, recent = time.monotonic(), [], 0, {}
@@ -118,12 +127,14 @@ def train_skills(
         kind = kinds[drills.rng.choice(3, p=shares)]
         inputs, weights = encode_skills(tokenizer, [kind() for _ in range(batch)])
         with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16):
-            loss = skill_loss(model, inputs, weights)
+            losses = {kind.__name__: skill_loss(model, inputs, weights)}
+        if eyes:
+            losses |= vision_losses(model.model.visual, eyes[0], *next(eyes[1]))
         optimiser.zero_grad()
-        loss.backward()
+        sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        recent[kind.__name__] = 0.9 * recent.get(kind.__name__, loss.item()) + 0.1 * loss.item()
+        recent |= {name: 0.9 * recent.get(name, v.item()) + 0.1 * v.item() for name, v in losses.items()}
         step += 1
         if step % log_every == 0:
             history.append({"step": step, "seconds": time.monotonic() - start, **recent})
@@ -176,7 +187,7 @@ def _with_image(sample: SkillSample) -> list[dict]:
 
 
 def build_base(folder: Path, vision_minutes: float, skill_minutes: float, worlds: int, photos: int, seed: int = 0):
-    """Build the base from nothing and save it; the vision tower is kept beside it, so that a second run goes on there.
+    """Build the base from nothing and save it; `vision.pt` is kept beside it, so that a second run goes on there.
 
     Args:
         folder: Where the checkpoint goes.
@@ -195,24 +206,31 @@ def build_base(folder: Path, vision_minutes: float, skill_minutes: float, worlds
     print(f"{len(pool[0])} photos, {len(pool[1])} crops", flush=True)
     model, tokenizer = tiny.build(vocabulary_texts([world]), whole_words(world), seed)
     batch_vision_attention(model)
-    eyes = folder / "vision.pt"
-    if eyes.is_file():
-        model.model.visual.load_state_dict(torch.load(eyes, weights_only=True))
+    heads, kept = VisionHeads(model.config.text_config.hidden_size, len(world.countries)), folder / "vision.pt"
+    if kept.is_file():
+        state = torch.load(kept, weights_only=True)
+        model.model.visual.load_state_dict(state["visual"])
+        heads.load_state_dict(state["heads"])
     else:
-        heads = VisionHeads(model.config.text_config.hidden_size, len(world.countries))
         train_vision(model.model.visual, heads, vision_batches(*pool, world, 32, seed), 60 * vision_minutes)
-        torch.save(model.model.visual.state_dict(), eyes)
+        torch.save({"visual": model.model.visual.state_dict(), "heads": heads.state_dict()}, kept)
     processor = ImageOnlyProcessor(tiny.image_processor(), tokenizer, chat_template=tokenizer.chat_template)
 
     def keep() -> None:
         save_checkpoint(folder, model, processor, TINY, torch.float16)
 
-    train_skills(model, tokenizer, SkillDrills(*pool, world, seed), 60 * skill_minutes, on_log=keep)
+    eyes = (heads, vision_batches(*pool, world, 12, seed + 1))
+    train_skills(model, tokenizer, SkillDrills(*pool, world, seed), 60 * skill_minutes, eyes=eyes, on_log=keep)
     keep()
-    test = draw_pool(1, photos, first_seed=FIRST_SEED - 1, only_held_out=True)
-    skills = measure_skills(Agent(model, processor, TINY), SkillDrills(*test, world, seed, only_held_out=True), 256)
+    skills = measure(model, processor, world, photos)
     (folder / "skills.json").write_text(json.dumps(skills, indent=2) + "\n")
     return skills
+
+
+def measure(model, processor, world: World, photos: int = 900, seed: int = 0) -> dict[str, float]:
+    """Skills on the photos of a world that was not trained on, and on held-out names only."""
+    test = draw_pool(1, photos, first_seed=FIRST_SEED - 1, only_held_out=True)
+    return measure_skills(Agent(model, processor, TINY), SkillDrills(*test, world, seed, only_held_out=True), 256)
 
 
 @click.command()

@@ -22,6 +22,7 @@ from trl.chat_template_utils import get_training_chat_template
 from reverse_lib.environment import Interface, conversation, tool_functions
 from reverse_lib.geo import Answer
 from reverse_lib.photos import Photo
+from reverse_lib.policy import known_warnings_silenced
 from reverse_lib.profiles import SftConfig
 from reverse_lib.trajectory import TOOLS, Step, Trajectory, format_turn
 
@@ -222,14 +223,15 @@ def train(
     """
     device = next(model.parameters()).device.type
     history = History(on_row)
-    trainer = SFTTrainer(
-        model=model,
-        args=sft_arguments(config, len(dataset), folder, seed, device),
-        train_dataset=dataset,
-        processing_class=processor,
-        data_collator=Collator(processor, config.max_length),
-        callbacks=[history, TimeLimit(config.minutes)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=resume)
+    with known_warnings_silenced():
+        trainer = SFTTrainer(
+            model=model,
+            args=sft_arguments(config, len(dataset), folder, seed, device),
+            train_dataset=dataset,
+            processing_class=processor,
+            data_collator=Collator(processor, config.max_length),
+            callbacks=[history, TimeLimit(config.minutes)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=resume)
     return history.rows

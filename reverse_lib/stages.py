@@ -18,11 +18,12 @@ from pathlib import Path
 import pandas as pd
 
 from reverse_lib.environment import TINY, Interface
-from reverse_lib.evaluation import METRICS, evaluate, per_photo, summarize
+from reverse_lib.evaluation import METRICS, evaluate, summarize
 from reverse_lib.profiles import Profile
 from reverse_lib.trajectory import TOOLS
 
 TEACHER = "teacher"
+REGIONS = ("sign", "board", "landmark", "none")
 SPLITS = ("test-new", "test-seen")
 LABELS = {
     **{f"within_{km}km": f"within {km:,} km" for km in (1, 25, 200, 750, 2500)},
@@ -140,7 +141,7 @@ def describe(photos: Sequence, world) -> pd.DataFrame:
     """What there was to find in photos of a world: a row a photo, in order.
 
     Returns:
-        Columns split; region ("sign", "board", "landmark", or "none" where nothing tells the place); twin (whether
+        Columns split; region (one of REGIONS; "none" where nothing tells the place); twin (whether
         another place of the world bears the same name).
     """
     bearers = Counter(place.name for place in world.places)
@@ -166,7 +167,7 @@ def side_by_side(summaries: Mapping[str, pd.DataFrame], metrics: Sequence[str] =
         name: {LABELS.get(metric, metric): _cell(metric, summary.loc[metric]) for metric in metrics}
         for name, summary in summaries.items()
     }
-    return pd.DataFrame(table).rename_axis("mean, 95 % interval")
+    return pd.DataFrame(table).rename_axis("95 % interval in brackets")
 
 
 def _cell(metric: str, row: pd.Series) -> str:
@@ -176,37 +177,38 @@ def _cell(metric: str, row: pd.Series) -> str:
     digits = 0 if share or metric in ("median_km", "geoguessr_score") else 2
     numbers = (row[key] * (100 if share else 1) for key in ("value", "low", "high"))
     value, low, high = (f"{number:,.{digits}f}".replace("-", "−") for number in numbers)
-    return f"{value}{' %' if share else ''} ({low} to {high})"
+    return f"{value}{' %' if share else ''} ({low}{' to ' if row['low'] < 0 else '–'}{high})"
 
 
-def where_it_fails(frame: pd.DataFrame, by: Sequence[str] = ("region", "twin"), samples: int = 2000) -> pd.DataFrame:
+def where_it_fails(frame: pd.DataFrame, samples: int = 2000) -> pd.DataFrame:
     """Accuracy by what there was to find: a row for each kind of photo, with its number and 95 % intervals.
 
     Args:
         frame: The table of `evaluate_stage`.
-        by: Columns of `describe` to split by, one after the other.
         samples: Bootstrap resamples.
     """
-    named = {"region": "{}", "twin": "twin name: {}"}
+    twin = frame["twin"].astype(bool)
+    groups = {kind: frame[frame["region"] == kind] for kind in REGIONS}
+    groups |= {"has a twin": frame[twin], "has no twin": frame[~twin]}
     rows = {}
-    for column in by:
-        for value, group in frame.groupby(column):
-            word = {True: "yes", False: "no"}.get(value, value)
+    for name, group in groups.items():
+        if len(group):
             summary = summarize(group, samples=samples)
             cells = {LABELS[m]: _cell(m, summary.loc[m]) for m in ("within_25km", "within_200km", "country")}
-            error = {"median error, km": f"{summary.loc['median_km', 'value']:,.0f}"}
-            rows[named[column].format(word)] = {"photos": len(group), **cells, **error}
+            rows[name] = {
+                "photos": len(group),
+                **cells,
+                LABELS["median_km"]: f"{summary.loc['median_km', 'value']:,.0f}",
+            }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def best_stage(frames: Mapping[str, pd.DataFrame], split: str = "test-seen") -> str:
-    """The trained stage with the highest mean reward on a split other than the one that is going to be shown."""
+    """The trained stage with the highest mean reward on a split that is not the one to be shown; ties: the later."""
     means = {
-        name: per_photo(frame[frame["split"] == split])["reward"].mean()
-        for name, frame in frames.items()
-        if name != TEACHER
+        name: frame.loc[frame["split"] == split, "reward"].mean() for name, frame in frames.items() if name != TEACHER
     }
-    return max(means, key=means.get)
+    return max(reversed(means), key=means.get)
 
 
 def examples(frame: pd.DataFrame) -> dict[str, object]:

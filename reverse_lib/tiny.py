@@ -137,6 +137,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
         },
         "tie_word_embeddings": True,
         "pad_token_id": ids["<|endoftext|>"],
+        "eos_token_id": ids["<|im_end|>"],
     }
     vision = {
         "depth": 4,

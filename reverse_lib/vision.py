@@ -10,7 +10,7 @@ Run as the first step of `python -m reverse_lib.pretrain`.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -142,6 +142,15 @@ def read_greedy(heads: VisionHeads, tokens: torch.Tensor) -> list[str]:
     return texts
 
 
+def vision_losses(visual: nn.Module, heads: VisionHeads, photos, crops) -> dict[str, torch.Tensor]:
+    """All losses of the heads on a batch of photos and a batch of crops, each of one size."""
+    device = next(visual.parameters()).device.type
+    with torch.autocast(device, dtype=torch.bfloat16):
+        losses = photo_loss(heads, visual_tokens(visual, np.stack([s.image for s in photos])), photos)
+        tokens = visual_tokens(visual, np.stack([s.image for s in crops]))
+    return losses | reading_loss(heads, tokens.float(), crops)
+
+
 def train_vision(
     visual: nn.Module,
     heads: VisionHeads,
@@ -149,19 +158,21 @@ def train_vision(
     seconds: float,
     lr: float = 1.5e-3,
     log_every: int = 50,
-    report=print,
+    report: Callable[[str], None] = print,
 ) -> list[dict]:
     """Train tower and heads for a time budget with AdamW, 5 % warm-up and a cosine to 5 %.
 
     Args:
         visual: The vision tower, `model.model.visual`.
-        heads: Fresh heads; throw them away afterwards.
+        heads: Fresh heads; throw them away when the whole model is trained.
         batches: Endless pairs of photos and crops; all photos of a pair have one size, and so have all crops.
         seconds: Wall time to train for.
         lr: Peak learning rate.
+        log_every: Steps between two logged rows.
+        report: Called with each row as text.
 
     Returns:
-        A list of logged losses with step and seconds.
+        The logged losses, with step and seconds.
     """
     parameters = [*visual.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
@@ -169,14 +180,9 @@ def train_vision(
     while (done := (time.monotonic() - start) / seconds) < 1:
         for group in optimiser.param_groups:
             group["lr"] = lr * rate_at(done)
-        photos, crops = next(batches)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            losses = photo_loss(heads, visual_tokens(visual, np.stack([s.image for s in photos])), photos)
-            tokens = visual_tokens(visual, np.stack([s.image for s in crops]))
-        losses |= reading_loss(heads, tokens.float(), crops)
-        loss = sum(losses.values())
+        losses = vision_losses(visual, heads, *next(batches))
         optimiser.zero_grad()
-        loss.backward()
+        sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         step += 1

@@ -1,6 +1,9 @@
 """The command line: any photo in, an answer out; errors in a line; JSON on standard output and nothing else there."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from io import BytesIO
@@ -9,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from models import untrained
 from PIL import Image
 from pillow_heif import register_heif_opener
 
@@ -16,13 +20,19 @@ from reverse_lib import policy
 from reverse_lib.__main__ import main
 from reverse_lib.environment import FULL, TINY
 from reverse_lib.evaluation import METRICS
+from reverse_lib.geo import Answer
 from reverse_lib.photos import Photo
 from reverse_lib.search import SearchAnswer, SearchResult
+from reverse_lib.trajectory import format_turn
+from reverse_lib.world import World
 
 PNG = BytesIO()
 Image.new("RGB", (64, 48), "teal").save(PNG, "png")
 PNG = PNG.getvalue()
 ROOT = Path(__file__).parent.parent
+
+
+ANSWER = Answer("France", "Paris", 48.86, 2.35)
 
 
 class Scripted:
@@ -71,13 +81,12 @@ def cli(monkeypatch):
     asked = SimpleNamespace(model=None, settings=None, interface=TINY)
 
     def load_agent(path, **settings):
-        if str(path) == "no/such":
-            raise OSError("no such folder")
         asked.model, asked.settings = path, settings
         return Scripted(asked.interface, settings.get("tools", ("text_search_tool",)))
 
     monkeypatch.setattr(policy, "load_agent", load_agent)
     monkeypatch.setattr("reverse_lib.world.World", TinyWorld)
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_exists", lambda self, name: name == "Qwen/Qwen3-VL-4B-Instruct")
 
     def run(*arguments):
         return CliRunner().invoke(main, [str(a) for a in arguments])
@@ -157,9 +166,49 @@ def test_live_without_a_service_is_refused_with_a_remedy(cli, photo):
     assert result.exit_code == 2 and "no live search service is configured" in result.stderr
 
 
-def test_a_model_that_cannot_be_loaded_is_named(cli, photo):
-    result = cli("geolocate", photo("a.png"), "--model", "no/such")
-    assert result.exit_code == 1 and "--model no/such: no such folder" in result.stderr
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("no/such", "neither a folder nor a model on huggingface.co"),
+        ("nosuch", "no such folder"),
+        ("./no/such", "no such folder"),
+        ("data/models/nosuch", "no such folder"),
+        ("README.md", "no such folder"),
+        ("tests", "no config.json in this folder"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named_at_once(cli, photo, model, message):
+    result = cli("geolocate", photo("a.png"), "--model", model)
+    assert result.exit_code == 1 and f"--model {model}: {message}" in result.stderr and cli.asked.model is None
+
+
+def test_a_model_id_that_nobody_can_be_asked_for_is_named_with_the_reason(cli, photo, monkeypatch):
+    def offline(self, name):
+        raise ConnectionError("Name or service not known\nmore")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_exists", offline)
+    result = cli("geolocate", photo("a.png"), "--model", "someone/model")
+    assert result.exit_code == 1 and "can't be asked for it (Name or service not known)" in result.stderr
+
+
+def test_copies_of_a_photo_are_each_answered(cli, photo, tmp_path):
+    (tmp_path / "copy.png").write_bytes(photo("a.png").read_bytes())
+    result = cli("geolocate", tmp_path / "a.png", tmp_path / "copy.png")
+    assert result.exit_code == 0, result.output
+    assert "a.png: France, Paris" in result.stdout and "copy.png: France, Paris" in result.stdout
+
+
+def test_a_map_that_cannot_be_written_costs_one_line_and_not_the_answer(cli, photo, tmp_path):
+    (tmp_path / "file").touch()
+    result = cli("geolocate", photo("a.png"), "--map", tmp_path / "file" / "map.html")
+    assert result.exit_code == 1 and "France, Paris" in result.stdout
+    assert "map.html" in result.stderr and "name a file that can be written" in result.stderr
+
+
+def test_ctrl_c_ends_with_one_line_and_status_130(cli, photo, monkeypatch):
+    monkeypatch.setattr(Scripted, "__call__", lambda self, conversations: signal.raise_signal(signal.SIGINT))
+    result = cli("geolocate", photo("a.png"))
+    assert result.exit_code == 130 and result.stderr.endswith("Stopped.\n") and "Traceback" not in result.output
 
 
 def test_evaluate_prints_one_json_object_with_every_metric_and_the_rest_goes_to_standard_error(cli):
@@ -245,3 +294,107 @@ def test_help_of_the_real_program_lists_its_commands_quickly_and_without_torch()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert all(command in done.stdout for command in ("run", "geolocate", "evaluate"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A folder with a tiny model of random weights, as a training stage leaves it."""
+    model, processor = untrained()
+    return policy.save_checkpoint(tmp_path_factory.mktemp("models") / "tiny", model, processor, TINY)
+
+
+@pytest.fixture(scope="module")
+def street():
+    """A photo of the miniature world with a landmark in it."""
+    photos = World().photos("test-new", 40)
+    return next(photo for photo in photos if any(m.kind == "landmark" and m.informative for m in photo.marks))
+
+
+def test_a_real_checkpoint_answers_alike_for_a_photo_in_any_container_and_never_tells_its_gps(
+    checkpoint, street, tmp_path
+):
+    register_heif_opener()
+    image, exif = street.load(), Image.Exif()
+    exif[0x0112] = 6
+    exif[0x8825] = {1: "N", 2: (12.0, 34.0, 56.0), 3: "E", 4: (98.0, 7.0, 6.0)}
+    turned = image.transpose(Image.Transpose.ROTATE_90)
+    image.save(tmp_path / "a.png")
+    turned.save(tmp_path / "b.webp", lossless=True, exif=exif)
+    turned.save(tmp_path / "c.jpg", quality=95, exif=exif)
+    image.save(tmp_path / "d.heic", quality=95, exif=exif.tobytes())
+    (tmp_path / "e.jpg").write_bytes((tmp_path / "c.jpg").read_bytes()[:3000])
+    paths = [str(tmp_path / name) for name in ("a.png", "b.webp", "c.jpg", "d.heic", "e.jpg")]
+    result = CliRunner().invoke(main, ["geolocate", *paths, "--model", str(checkpoint), "--json"])
+    assert result.exit_code == 2 and "e.jpg: damaged or truncated" in result.stderr
+    rows = json.loads(result.stdout)["photos"]
+    assert [row["photo"] for row in rows] == paths[:4]
+    steps = [row["trajectory"]["steps"] for row in rows]
+    assert steps[0] == steps[1] and all(step[0]["text"] for step in steps)
+    assert all(row["trajectory"]["lat"] is None for row in rows)
+    assert "12.58" not in result.output and "98.1" not in result.output
+
+
+def test_the_real_program_puts_one_object_on_standard_output_and_no_chatter_anywhere(checkpoint):
+    arguments = ["evaluate", "--benchmark", "world", "--world-seed", "3", "--photos", "2", "--tools", "none", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "reverse_lib", *arguments, "--model", str(checkpoint)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["n"] == 2 and list(answer["metrics"]) == list(METRICS)
+    assert "Loading" not in done.stderr and "arning" not in done.stderr
+    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line]
+    assert lines and all("photo/s" in line for line in lines), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: os.truncate(folder / "model.safetensors", 5000), "--model"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "config.json"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json in this folder"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json"),
+        (lambda folder: (folder / "chat_template.jinja").unlink(), "has no chat template"),
+        (lambda folder: (folder / "interface.json").write_text("{"), "interface.json: not an interface"),
+        (lambda folder: (folder / "interface.json").write_text("{}"), "interface.json: not an interface"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line_that_names_it(checkpoint, photo, tmp_path, damage, message):
+    damage(Path(shutil.copytree(checkpoint, tmp_path / "model")))
+    result = CliRunner().invoke(main, ["geolocate", str(photo("a.png")), "--model", str(tmp_path / "model")])
+    assert result.exit_code == 1 and result.stdout == ""
+    assert message in result.stderr and str(tmp_path / "model") in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_checkpoint_without_interface_is_said_to_be_prompted_like_a_large_model(cli, photo, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "model")
+    (tmp_path / "model" / "interface.json").unlink()
+    result = cli("geolocate", photo("a.png"), "--model", tmp_path / "model")
+    assert result.exit_code == 0 and "has no interface.json" in result.stderr
+
+
+def test_a_world_photo_saved_as_a_file_searches_the_same_web_but_without_labels(monkeypatch, street, tmp_path):
+    mark = next(m for m in street.marks if m.kind == "landmark" and m.informative)
+    box = list(mark.bbox_2d)
+    call = f'<tool_call>{{"name": "image_search_tool", "arguments": {{"bbox_2d": {box}}}}}</tool_call>'
+
+    class Looks(Scripted):
+        def turn(self, searched):
+            return format_turn("Nothing.", [], answer=ANSWER) if searched else f"<think>A landmark.</think>{call}"
+
+    monkeypatch.setattr(policy, "load_agent", lambda path, **settings: Looks())
+    street.load().save(tmp_path / "a.png")
+    result = CliRunner().invoke(main, ["geolocate", str(tmp_path / "a.png"), "--json"])
+    (row,) = json.loads(result.stdout)["photos"]
+    shown = row["trajectory"]["steps"][0]["observation"]
+    known = World().live.image(street.photo_id, box)
+    assert known.useful and {r["url"] for r in shown["results"]} == {r.url for r in known.results}
+    assert shown["labelled"] is False and all(r["useful"] is None for r in shown["results"])
+    assert row["end"] == "answered" and row["answer"]["city"] == "Paris"

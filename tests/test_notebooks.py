@@ -1,0 +1,136 @@
+"""The notebooks as `reverse_lib run` runs them, in profile smoke, and what their metrics say.
+
+Each notebook has a check in CHECKS. A check gets the metrics and the folder of outputs; the notebooks named in NEEDS
+run first, once a session, so that one test alone works too.
+"""
+
+import json
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from reverse_lib.cache import SearchCache
+from reverse_lib.runner import NotebookError, run
+from reverse_lib.trajectory import load_trajectories
+
+NEEDS = {"02_search_cache": ["01_annotation"]}
+
+
+def check_quickstart(metrics, folder):
+    assert metrics["photos"] == 8 and 0 <= metrics["within_25km"] <= metrics["parsed"] <= 1
+    assert metrics["first_photo_km"] is None or 0 <= metrics["first_photo_km"] < 20_016
+    assert -0.15 <= metrics["first_photo_reward"] <= 1
+    assert 0 < metrics["seconds_per_photo"] < 60
+    assert metrics["own_photo_turns"] >= 1
+    page = (folder / "maps" / "00_answer.html").read_text()
+    assert page.count("circleMarker(") == 1 + 2 * (metrics["first_photo_km"] is not None)  # land, truth and answer
+    for name, least in (("00_trajectory", 800), ("00_eight_photos", 1000)):
+        assert Image.open(folder / "figures" / f"{name}.png").width > least
+
+
+def check_annotation(metrics, folder):
+    funnel, saved = metrics["funnel"], metrics["saved"]
+    assert metrics["photos"] == funnel["all"] == sum(metrics["difficulty"].values()) == 24
+    left = list(funnel.values())
+    assert left == sorted(left, reverse=True) and 0.4 < metrics["kept_share"] == left[-1] / 24 < 1
+    assert left[-1] == saved["search"] and 1 <= saved["direct"] <= saved["direct_candidates"]
+    assert saved["direct"] <= 0.15 * (saved["search"] + saved["direct"]) + 0.5
+    assert metrics["difficulty"]["easy"] > metrics["difficulty"]["hard"] > 0 == metrics["difficulty"]["unknown"]
+    for labels in metrics["labels"].values():
+        assert labels["mentioned"]["recall"] == 1 and abs(labels["mentioned"]["kappa"]) < 1e-9
+        assert labels["used"]["recall"] < labels["declared"]["recall"]
+    assert metrics["labels"]["kept"]["declared"]["kappa"] > 0.7
+    assert metrics["labels"]["kept"]["declared"]["kappa"] >= metrics["labels"]["all"]["declared"]["kappa"]
+    assert 0.7 < metrics["median_box_iou"] <= 1
+    rows = load_trajectories(folder / "trajectories.jsonl")
+    kinds = [row.extra["sample"] for row in rows]
+    assert (kinds.count("search"), kinds.count("direct")) == (saved["search"], saved["direct"])
+    for row in rows:
+        if row.extra["sample"] == "search":
+            assert row.km <= 200 and row.steps[0].observation is not None
+            assert row.extra["difficulty"] == ("easy" if row.km <= 25 else "medium")
+        else:
+            assert len(row.steps) == 1 and not row.regions and row.answer.country == row.country
+
+
+def check_search_cache(metrics, folder):
+    hits, differs = metrics["hit_rates"], metrics["cached_differs_from_live"]
+    assert hits["the same box"] == hits["the same query"] == hits["query in capitals, with a comma"] == 1
+    boxes = [hits[f"box off by up to {percent} %"] for percent in (5, 10, 20, 30)]
+    assert boxes[0] == boxes[1] == 1 > boxes[2] > boxes[3]
+    assert hits["query, a letter missing in the name"] < hits["query without its last word"]
+    assert differs["the same query"] < 0.1 < differs["query without its first word"] <= 1
+    only = metrics["evidence_only_in_cache"]
+    assert only["the same box"] == only["the same query"] == 0 and set(only) == set(differs)
+    assert metrics["same_in_group"] is True and metrics["lookups_per_s"] > 100 and 0 < metrics["size_mb"] < 5
+    with SearchCache.open(folder / "search_cache") as cache:
+        stats = cache.stats()
+        searching = {row.photo_id for row in load_trajectories(folder / "trajectories.jsonl") if len(row.steps) > 1}
+        assert searching <= set(cache.photo_ids())
+    assert stats["image_calls"] + stats["text_calls"] == metrics["records"] < metrics["searches"]
+    assert stats["photos"] == metrics["photos"] and stats["unlabelled"] == 0 < stats["useful"]
+
+
+def check_evaluation(metrics, folder):
+    stages = metrics["stages"]
+    assert {"base", "agent", "teacher"} <= set(stages) and len(stages) + len(metrics["missing"]) == 6
+    for key, stage in stages.items():
+        assert stage["seconds_per_photo"] == pytest.approx(stage["seconds"] / 16)
+        assert metrics["within_25km"][key]["value"] == stage["test-new"]["within_25km"]["value"]
+        for split in ("test-new", "test-seen"):
+            rows = stage[split]
+            shares = [rows[f"within_{km}km"]["value"] for km in (1, 25, 200, 750, 2500)]
+            assert shares == sorted(shares) and rows["reward"]["n"] == metrics["photos_each_split"] == 8
+            assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values() if row["n"])
+            if key in ("base", "sft"):
+                assert rows["calls_zoom"]["value"] == rows["calls_text"]["value"] == rows["evidence_mcc"]["n"] == 0
+    assert (
+        stages["teacher"]["test-new"]["within_25km"]["value"] > 0.5 < stages["teacher"]["test-new"]["box_iou"]["value"]
+    )
+    assert metrics["best"] in set(stages) - {"teacher"}
+    answered = 8 * stages[metrics["best"]]["test-new"]["parsed"]["value"]
+    page = (folder / "maps" / "05_error_map.html").read_text()
+    assert page.count("circleMarker(") == 1 + 8 + answered  # land, truths, answers
+    for name in ("error_curve", "stages", "seen_and_new", "best", "median", "worst"):
+        assert Image.open(folder / "figures" / f"05_{name}.png").width > 900
+
+
+CHECKS = {
+    "00_quickstart": check_quickstart,
+    "01_annotation": check_annotation,
+    "02_search_cache": check_search_cache,
+    "05_evaluation": check_evaluation,
+}
+
+
+@pytest.fixture(scope="session")
+def executed(tmp_path_factory):
+    """A function: runs a notebook, and before it those it needs, once; returns its metrics and the outputs' folder."""
+    folder = tmp_path_factory.mktemp("outputs")
+    own_photo = folder / "my photo.jpg"
+    Image.effect_noise((900, 600), 90).convert("RGB").save(own_photo)
+    own = {"00_quickstart": {"photo_path": str(own_photo)}}
+    done = {}
+
+    def metrics_of(name):
+        for earlier in NEEDS.get(name, []):
+            metrics_of(earlier)
+        if name not in done:
+            overrides = {"outputs": str(folder)} | own.get(name, {})
+            (finished,) = run("smoke", only=name, overrides=overrides, console=Console(quiet=True))
+            done[name] = json.loads((folder / f"{name}.metrics.json").read_text())
+            assert finished.metrics == done[name]
+        return done[name], folder
+
+    return metrics_of
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_notebook_runs_and_its_metrics_are_right(name, executed):
+    CHECKS[name](*executed(name))
+
+
+def test_the_search_cache_without_trajectories_says_which_notebook_makes_them(tmp_path):
+    with pytest.raises(NotebookError, match=r"trajectories\.jsonl: not there yet; notebook 01_annotation makes it"):
+        run("smoke", only="02", overrides={"outputs": str(tmp_path)}, console=Console(quiet=True))

@@ -1,0 +1,137 @@
+"""Stages side by side: which are found, what they are asked with, and tables whose numbers can be checked by hand."""
+
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from reverse_lib import stages
+from reverse_lib.evaluation import summarize, to_frame
+from reverse_lib.profiles import get_profile
+from reverse_lib.trajectory import TOOLS
+from reverse_lib.world import World
+
+
+@pytest.fixture
+def profile(tmp_path):
+    """The smoke profile with its models and results in an empty folder."""
+    models = {f"model.{name}": str(tmp_path / name) for name in ("base", "agent")}
+    return get_profile("smoke", outputs=str(tmp_path / "out"), **models)
+
+
+def checkpoint(folder) -> None:
+    Path(folder).mkdir(parents=True)
+    (Path(folder) / "config.json").write_text("{}")
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World(0, 100)
+
+
+def test_every_stage_without_a_checkpoint_is_named_with_what_brings_it(profile):
+    found, missing = stages.find_stages(profile)
+    assert [stage.key for stage in found] == ["teacher"]
+    assert [sentence.split(":")[0] for sentence in missing] == [
+        "base",
+        "direct SFT",
+        "cold start",
+        "GRPO",
+        "shipped agent",
+    ]
+    assert "run notebook 03_sft first" in missing[1] and "run notebook 04_grpo first" in missing[3]
+    assert str(profile.folder / "checkpoints" / "grpo") in missing[3]
+
+
+def test_stages_come_in_the_order_of_training_and_those_that_never_searched_get_no_tools(profile):
+    for name in ("grpo", "sft", "coldstart"):
+        checkpoint(profile.folder / "checkpoints" / name)
+    checkpoint(profile.model.base)
+    (Path(profile.model.agent)).mkdir()  # a folder, but no checkpoint in it
+    found, missing = stages.find_stages(profile)
+    assert [stage.key for stage in found] == ["base", "sft", "coldstart", "grpo", "teacher"]
+    assert [stage.tools for stage in found] == [(), (), TOOLS, TOOLS, TOOLS]
+    assert len(missing) == 1 and missing[0].startswith("shipped agent: no checkpoint in")
+
+
+def test_a_model_id_is_taken_and_the_same_checkpoint_is_evaluated_once(profile):
+    checkpoint(profile.folder / "checkpoints" / "grpo")
+    model = dataclasses.replace(
+        profile.model, base="Qwen/Qwen3-VL-4B-Instruct", agent=str(profile.folder / "checkpoints" / "grpo")
+    )
+    found, missing = stages.find_stages(dataclasses.replace(profile, model=model))
+    assert [stage.key for stage in found] == ["base", "grpo", "teacher"]
+    assert not any(sentence.startswith("shipped agent") for sentence in missing)
+
+
+def test_photos_are_described_by_their_informative_region_and_their_namesakes(world):
+    photos = world.photos("test-new", 60)
+    described = stages.describe(photos, world)
+    assert set(described["region"]) == set(stages.REGIONS)
+    for photo, row in zip(photos, described.itertuples(), strict=True):
+        assert (row.region == "none") == (not photo.regions)
+        namesakes = [p for p in world.places if p.name == photo.place.name and p is not photo.place]
+        assert row.twin == bool(namesakes) and row.split == "test-new"
+    assert described["twin"].any() and not described["twin"].all()
+
+
+def test_the_teacher_is_evaluated_on_both_splits_and_counted(world):
+    profile = get_profile("smoke", **{"evaluation.photos": 6})
+    done = []
+    frame, seconds = stages.evaluate_stage(stages.Stage("teacher", "teacher", ""), world, profile, done.append)
+    assert sum(done) == len(frame) == 12 and seconds > 0
+    assert frame["split"].tolist() == ["test-new"] * 6 + ["test-seen"] * 6
+    assert frame["photo_id"].tolist() == [p.photo_id for split in stages.SPLITS for p in world.photos(split, 6)]
+    assert frame["parsed"].all() and (frame["km"] < 25).any()
+
+
+def test_a_table_shows_shares_in_percent_and_what_nothing_is_known_of_as_a_dash(make_trajectory):
+    right, wrong = make_trajectory("p1"), make_trajectory("p2", answer="Australia, Sydney, -33.87, 151.21")
+    searched = summarize(to_frame([right, wrong]))
+    table = stages.side_by_side({"searched": searched})
+    assert table.loc["within 25 km", "searched"] == "50 % (0–100)"
+    assert table.loc["evidence MCC", "searched"] == "1.00 (1.00–1.00)"
+    assert table.loc["text searches a photo", "searched"] == "1.00 (1.00–1.00)"
+    silent = make_trajectory("p3")
+    silent.steps = silent.steps[-1:]
+    alone = stages.side_by_side({"direct": summarize(to_frame([silent]))}, ["evidence_mcc", "median_km"])
+    assert alone["direct"].tolist() == ["–", "1 (1–1)"]
+
+
+def test_a_negative_bound_is_not_mistaken_for_a_dash():
+    summary = pd.DataFrame({"value": [0.02], "low": [-0.1], "high": [0.14], "n": [9]}, index=["evidence_mcc"])
+    assert stages.side_by_side({"a": summary}, ["evidence_mcc"]).iloc[0, 0] == "0.02 (−0.10 to 0.14)"
+
+
+def test_failures_are_split_by_region_and_by_twin(make_trajectory):
+    far = "Australia, Sydney, -33.87, 151.21"
+    frame = to_frame([make_trajectory("p1"), make_trajectory("p2"), make_trajectory("p3", answer=far)])
+    frame = frame.assign(region=["board", "sign", "sign"], twin=[False, False, True])
+    table = stages.where_it_fails(frame, samples=50)
+    assert table.index.tolist() == ["sign", "board", "has a twin", "has no twin"]
+    assert table["photos"].tolist() == [2, 1, 1, 2]
+    assert [cell.split(" %")[0] for cell in table["within 25 km"]] == ["50", "100", "0", "100"]
+    assert table.loc["has a twin", "median error, km"] == "16,961"
+
+
+def test_the_stage_to_show_is_chosen_on_the_other_split_and_is_never_the_teacher():
+    frames = {
+        "cold start": pd.DataFrame({"split": ["test-seen", "test-new"], "reward": [0.5, 0.1]}),
+        "GRPO": pd.DataFrame({"split": ["test-seen", "test-new"], "reward": [0.4, 0.9]}),
+        "teacher": pd.DataFrame({"split": ["test-seen", "test-new"], "reward": [0.9, 0.9]}),
+    }
+    assert stages.best_stage(frames) == "cold start"
+    assert stages.best_stage({name: frame.assign(reward=0.0) for name, frame in frames.items()}) == "GRPO"
+
+
+def test_examples_are_the_best_the_median_and_the_worst_by_reward():
+    frame = pd.DataFrame(
+        {
+            "photo_id": list("abcde"),
+            "reward": [0.2, 0.9, 0.5, 0.0, 0.0],
+            "km": [9.0, 1.0, 2.0, 8.0, None],
+            "trajectory": list("ABCDE"),
+        }
+    )
+    assert stages.examples(frame) == {"best": "B", "median": "A", "worst": "E"}
