@@ -15,13 +15,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """The miniature world: which places exist and how many photos each split gives."""
+    """The miniature world: which places exist, and how many photos a training is watched on."""
 
     seed: int = 0
     places: int = 200
-    train_photos: int = 1500
-    val_photos: int = 100
-    test_photos: int = 200  # in each of test-seen and test-new
+    val_photos: int = 80  # of the val split: what a training is watched on
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class ModelConfig:
 class AnnotationConfig:
     """Teacher trajectories, before the filters."""
 
-    photos: int = 300
+    photos: int = 2000
     max_km: float = 200.0  # kept at most this far from the truth
 
 
@@ -46,11 +44,11 @@ class AnnotationConfig:
 class SftConfig:
     """Supervised fine-tuning: the direct stage or the multi-turn cold start."""
 
-    samples: int = 1000
+    samples: int = 1600
     batch_size: int = 16
     learning_rate: float = 1e-3
-    epochs: float = 1.0
-    minutes: float = 5.0  # stops earlier than `epochs` when this is used up
+    epochs: float = 2.0
+    minutes: float = 4.0  # stops earlier than `epochs` when this is used up
     max_length: int = 2048  # tokens; a longer sample is refused by name
     save_steps: int = 0  # a checkpoint every so many steps; 0 keeps none
 
@@ -59,7 +57,7 @@ class SftConfig:
 class GrpoConfig:
     """Reinforcement learning against the offline cache."""
 
-    steps: int = 20
+    steps: int = 24
     prompts_per_step: int = 8
     group_size: int = 8  # rollouts of one photo
     learning_rate: float = 5e-5
@@ -73,8 +71,7 @@ class GrpoConfig:
 class EvaluationConfig:
     """How accuracy is measured."""
 
-    photos: int = 200
-    split: str = "test-new"
+    photos: int = 150
     batch_size: int = 64  # photos in flight together
     bootstrap: int = 2000  # resamples behind each interval
 
@@ -90,7 +87,7 @@ class Profile:
     world: WorldConfig = field(default_factory=WorldConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     annotation: AnnotationConfig = field(default_factory=AnnotationConfig)
-    direct: SftConfig = field(default_factory=lambda: SftConfig(samples=2000, minutes=2))
+    direct: SftConfig = field(default_factory=lambda: SftConfig(samples=1500, minutes=2))
     coldstart: SftConfig = field(default_factory=SftConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -133,7 +130,7 @@ class Profile:
 _SMOKE = Profile(
     "smoke",
     timeout_s=180,
-    world=WorldConfig(places=40, train_photos=24, val_photos=8, test_photos=8),
+    world=WorldConfig(places=40, val_photos=8),
     annotation=AnnotationConfig(photos=24),
     direct=SftConfig(samples=16, batch_size=4, minutes=0.25),
     coldstart=SftConfig(samples=16, batch_size=4, minutes=0.25),
@@ -143,7 +140,7 @@ _SMOKE = Profile(
 _GPU = Profile(
     "gpu",
     timeout_s=1500,
-    world=WorldConfig(places=1000, train_photos=20000, val_photos=400, test_photos=1000),
+    world=WorldConfig(places=1000, val_photos=400),
     model=ModelConfig(device="cuda"),
     annotation=AnnotationConfig(photos=10000),
     direct=SftConfig(samples=20000, batch_size=128, minutes=4),

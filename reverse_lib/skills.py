@@ -195,7 +195,7 @@ class SkillDrills:
         return SkillSample(messages, None)
 
     def _results(self, country: Country, name: str, by_look: bool) -> list[Row]:
-        """1 to 6 rows in random order (copying is learned on the short ones): right pages, twins, neighbours, namesakes that sell things, noise."""
+        """1 to 6 rows (copying is learned on the short ones): right pages, twins, neighbours, shops, noise."""
         rng, rows = self.rng, []
         lat, lon = rng.uniform(-55, 65), rng.uniform(-179, 179)
         for _ in range(int(rng.choice([1, 1, 2, 2, 3, 4, 5, 6, 6, 6]))):

@@ -271,10 +271,10 @@ def test_settings_are_read_as_literals_and_anything_else_as_text(monkeypatch):
 
     seen = {}
     monkeypatch.setattr(runner, "run", lambda *a, **k: seen.update(a[3]) or [])
-    arguments = ["run", "--set", "grpo.steps=5", "--set", "evaluation.split=test-seen", "--set", "coldstart.minutes=.5"]
+    arguments = ["run", "--set", "grpo.steps=5", "--set", "model.device=cuda", "--set", "coldstart.minutes=.5"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    assert seen == {"grpo.steps": 5, "evaluation.split": "test-seen", "coldstart.minutes": 0.5}
+    assert seen == {"grpo.steps": 5, "model.device": "cuda", "coldstart.minutes": 0.5}
 
 
 def test_a_failing_notebook_ends_the_run_with_status_1_and_its_message(monkeypatch):

@@ -11,10 +11,17 @@ from PIL import Image
 from rich.console import Console
 
 from reverse_lib.cache import SearchCache
+from reverse_lib.environment import TINY
+from reverse_lib.policy import load_interface
 from reverse_lib.runner import NotebookError, run
 from reverse_lib.trajectory import load_trajectories
 
-NEEDS = {"02_search_cache": ["01_annotation"]}
+NEEDS = {
+    "02_search_cache": ["01_annotation"],
+    "03_sft": ["01_annotation"],
+    "04_grpo": ["01_annotation", "02_search_cache", "03_sft"],
+    "05_evaluation": ["04_grpo"],
+}
 
 
 def check_quickstart(metrics, folder):
@@ -72,6 +79,31 @@ def check_search_cache(metrics, folder):
     assert stats["photos"] == metrics["photos"] and stats["unlabelled"] == 0 < stats["useful"]
 
 
+def check_sft(metrics, folder):
+    assert metrics["samples"] == {"direct": 16, "coldstart": 16}
+    for stage in ("direct", "coldstart"):
+        assert metrics["last_loss"][stage] < metrics["first_loss"][stage]
+    assert metrics["changed_parameters"] == metrics["trainable_parameters"] > 100
+    assert metrics["learned_tokens"] > 50 and metrics["tokens_per_s"] > metrics["samples_per_s"] > 0
+    assert set(metrics["val"]) == {"base", "direct SFT", "cold start"}
+    for stage in ("sft", "coldstart"):
+        assert load_interface(folder / "checkpoints" / stage) == TINY
+        assert (folder / "checkpoints" / stage / "model.safetensors").stat().st_size > 7_000_000
+
+
+def check_grpo(metrics, folder):
+    assert metrics["steps"] == 2 and metrics["changed_parameters"] > 100
+    components = ("reward", "accuracy", "format", "look", "query", "trust", "errors")
+    assert metrics["logged"] == sorted(f"rewards/{name}/mean" for name in components)
+    assert metrics["total_is_weighted_sum"] is True and metrics["tokens_per_s"] > metrics["rollouts_per_s"] > 0
+    gain = metrics["greedy_reward"]["gain"]
+    assert gain["low"] <= gain["value"] <= gain["high"]
+    difference = metrics["greedy_reward"]["after"] - metrics["greedy_reward"]["before"]
+    assert gain["value"] == pytest.approx(difference, abs=1e-9)
+    for name in ("group", "curves", "before_after"):
+        assert Image.open(folder / "figures" / f"04_{name}.png").width > 600
+
+
 def check_evaluation(metrics, folder):
     stages = metrics["stages"]
     assert {"base", "agent", "teacher"} <= set(stages) and len(stages) + len(metrics["missing"]) == 6
@@ -100,6 +132,8 @@ CHECKS = {
     "00_quickstart": check_quickstart,
     "01_annotation": check_annotation,
     "02_search_cache": check_search_cache,
+    "03_sft": check_sft,
+    "04_grpo": check_grpo,
     "05_evaluation": check_evaluation,
 }
 

@@ -63,7 +63,9 @@ def test_the_funnel_states_numbers_and_shares_of_the_first():
 
 def test_a_bar_list_writes_each_value_behind_a_bar_of_that_length():
     figure = plots.bar_list({"easy": 1200, "hard": 0}, "Photos by difficulty")
-    assert texts(figure).split("\n") == ["1,200", "0"] and figure.axes[0].get_title(loc="left") == "Photos by difficulty"
+    assert (
+        texts(figure).split("\n") == ["1,200", "0"] and figure.axes[0].get_title(loc="left") == "Photos by difficulty"
+    )
     assert [bar.get_width() for bar in figure.axes[0].patches] == [1200, 0]
     assert texts(plots.bar_list({"the same box": 0.5}, "Hits", ["50 %"])) == "50 %"
 
