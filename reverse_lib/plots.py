@@ -4,11 +4,8 @@ Figures are made without pyplot, so none stays open and no backend matters; each
 notebook cell, and `figure.savefig(path)` writes it.
 """
 
-import html
 import io
-import itertools
 import textwrap
-import time
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -55,7 +52,7 @@ class Plot(Figure):
         return buffer.getvalue()
 
 
-def _figure(width: float, height: float) -> Plot:
+def new_figure(width: float, height: float) -> Plot:
     return Plot(figsize=(width, height), layout="constrained", facecolor="white")
 
 
@@ -75,9 +72,9 @@ def error_curve(frames: pd.DataFrame | Mapping[str, pd.DataFrame], seed: int = 0
     """
     named = {"": frames} if isinstance(frames, pd.DataFrame) else frames
     grid_km = np.geomspace(0.3, HALF_CIRCUMFERENCE_KM, 200)
-    figure = _figure(7.2 if len(named) == 1 else 8.8, 4.2)
+    figure = new_figure(7.2 if len(named) == 1 else 8.8, 4.2)
     axes = figure.subplots()
-    for colour, (name, frame) in zip(_colours(len(named)), named.items(), strict=True):
+    for colour, (name, frame) in zip(series_colours(len(named)), named.items(), strict=True):
         km = np.where(frame["km"].isna(), np.inf, frame["km"])  # (n,)
         reached = km[:, None] <= grid_km  # (n, 200)
         picks = np.random.default_rng(seed).multinomial(len(km), np.full(len(km), 1 / len(km)), samples)
@@ -116,10 +113,10 @@ def bars(
         metrics: Rows of these tables, all shares in 0..1.
         title: Above the axes.
     """
-    figure = _figure(1.6 + max(1.5, 0.37 * len(summaries)) * len(metrics), 3.8)
+    figure = new_figure(1.6 + max(1.5, 0.37 * len(summaries)) * len(metrics), 3.8)
     axes = figure.subplots()
     width = 0.8 / len(summaries)
-    for i, (colour, (name, summary)) in enumerate(zip(_colours(len(summaries)), summaries.items(), strict=True)):
+    for i, (colour, (name, summary)) in enumerate(zip(series_colours(len(summaries)), summaries.items(), strict=True)):
         rows = summary.loc[list(metrics)]
         x = np.arange(len(metrics)) + (i - (len(summaries) - 1) / 2) * width
         spread = np.maximum(0, [rows["value"] - rows["low"], rows["high"] - rows["value"]])
@@ -136,73 +133,12 @@ def bars(
                     fontsize=8 if len(summaries) > 3 else 8.5,
                     color=INK,
                 )
-    axes.set_xticks(range(len(metrics)), [_words(name) for name in metrics])
+    axes.set_xticks(range(len(metrics)), [in_plain_words(name) for name in metrics])
     axes.set(title=title, ylabel="share of photos", ylim=(0, 1.12))
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
     axes.grid(axis="x", visible=False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
-
-
-@matplotlib.rc_context(STYLE)
-def training_curves(logs: Sequence[dict], keys: Sequence[str], x: str = "step", title: str = "Training") -> Plot:
-    """One small panel a key over training: raw values pale, a running mean on top.
-
-    Args:
-        logs: Rows as a trainer logs them; a row without a key is skipped for that key.
-        keys: Numbers to draw, for example ("loss", "reward", "kl").
-        x: The key on the horizontal axis; rows without it count 1, 2, …
-        title: Above the panels.
-    """
-    figure = _figure(3.4 * min(3, len(keys)), 2.5 * -(-len(keys) // 3) + 0.3)
-    panels = figure.subplots(-(-len(keys) // 3), min(3, len(keys)), squeeze=False).flat
-    for key, colour, panel in zip(keys, _colours(len(keys)), panels, strict=False):
-        points = [(row.get(x, i), row[key]) for i, row in enumerate(logs, start=1) if row.get(key) is not None]
-        panel.set(title=_words(key), xlabel=x)
-        if not points:
-            panel.text(0.5, 0.5, "nothing logged", transform=panel.transAxes, ha="center", color=MUTED)
-            continue
-        steps, values = np.array(points, float).T
-        smooth = pd.Series(values).rolling(max(1, len(values) // 10), min_periods=1).mean()
-        panel.plot(steps, values, color=colour, alpha=0.35, linewidth=1, marker="." if len(values) < 40 else None)
-        panel.plot(steps, smooth, color=colour, linewidth=2)
-    for panel in list(panels):
-        panel.set_visible(False)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    return figure
-
-
-class LiveCurves:
-    """Training curves that are redrawn in place while a notebook cell runs: a trainer's `on_row`.
-
-    Attributes:
-        keys: Numbers to draw.
-        every: Rows between two drawings.
-        title: Above the panels.
-        total: Steps the run will take, for the time left; 0 if unknown.
-    """
-
-    def __init__(self, keys: Sequence[str], every: int = 5, title: str = "Training", total: int = 0):
-        from IPython.display import display
-
-        self.keys, self.every, self.title, self.total = tuple(keys), every, title, total
-        self.rows: list[dict] = []
-        self.started_s = time.monotonic()
-        self.handle = display("waiting for the first step", display_id=True)
-
-    def __call__(self, row: dict) -> None:
-        self.rows.append(row)
-        if len(self.rows) % self.every == 0:
-            self.draw()
-
-    def draw(self) -> None:
-        """Draw all rows so far."""
-        self.handle.update(training_curves(self.rows, self.keys, title=f"{self.title}: {self._pace()}"))
-
-    def _pace(self) -> str:
-        step, spent_s = self.rows[-1].get("step", len(self.rows)), time.monotonic() - self.started_s
-        left = f", about {spent_s / step * (self.total - step):.0f} s left" if step and step < self.total else ""
-        return f"step {step}, {spent_s:.0f} s{left}"
 
 
 def funnel(counts: Mapping[str, int], title: str = "What the filters keep") -> Plot:
@@ -226,7 +162,7 @@ def bar_list(values: Mapping[str, float], title: str, labels: Sequence[str] = ()
         labels: What to write instead of the values.
         fade: How much paler the last bar is than the first, 0..1.
     """
-    figure = _figure(6.4, 0.55 * len(values) + 0.9)
+    figure = new_figure(6.4, 0.55 * len(values) + 0.9)
     axes = figure.subplots()
     longest = max(values.values(), default=0) or 1
     labels = labels or [f"{value:,}" for value in values.values()]
@@ -256,9 +192,9 @@ def photo_with_boxes(
         boxes: The agent's boxes, bbox_2d each, numbered in order.
         title: Above the photo.
     """
-    figure = _figure(6.4, 6.4 * image.height / image.width + 0.3)
+    figure = new_figure(6.4, 6.4 * image.height / image.width + 0.3)
     axes = figure.subplots()
-    _show(axes, image, title)
+    show_image(axes, image, title)
     for mark in marks:
         label = f"{mark.kind}: {mark.text}" if mark.text else mark.kind
         _box(
@@ -282,9 +218,9 @@ def trajectory_figure(trajectory, photo, in_words=str) -> Plot:
     """
     image = photo.load() if hasattr(photo, "source") else photo
     lines = [piece for line in narrate(trajectory, in_words) for piece in _wrap(line)]
-    figure = _figure(12, max(5.2, 0.21 * len(lines) + 1.3))
+    figure = new_figure(12, max(5.2, 0.21 * len(lines) + 1.3))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.05))
-    _show(left, image, _verdict(trajectory))
+    show_image(left, image, _verdict(trajectory))
     for region in trajectory.regions:
         _box(left, image, region, SERIES[2], "informative region", dashed=True, below=True)
     for number, (turn, step) in enumerate(zip(trajectory.turns(), trajectory.steps, strict=True), start=1):
@@ -297,73 +233,6 @@ def trajectory_figure(trajectory, photo, in_words=str) -> Plot:
         bold = "bold" if line[:1].isdigit() or line.startswith("   answers") else "normal"
         right.text(0, 1 - row / max(len(lines), 22), line, va="top", fontsize=9.5, color=INK, fontweight=bold)
     right.set(xlim=(0, 1), ylim=(0, 1))
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def group_figure(group: Sequence, scores: Sequence, columns: int = 4) -> Plot:
-    """A group of rollouts side by side: what each turn earned, and the rollout's advantage.
-
-    Args:
-        group: Trajectories on one photo.
-        scores: Their `rewards.Breakdown`s.
-        columns: Panels in a row.
-    """
-    totals = np.array([s.total for s in scores])
-    advantages = (totals - totals.mean()) / (totals.std(ddof=1) + 1e-4) if len(totals) > 1 else totals * 0
-    rows = -(-len(group) // columns)
-    figure = _figure(3.1 * columns, 2.3 * rows + 0.5)
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
-    parts = ("look", "query", "trust", "error")
-    for panel, breakdown, trajectory, advantage in zip(panels, scores, group, advantages, strict=False):
-        turns = np.arange(1, len(breakdown.per_turn) + 1)
-        base = np.zeros(len(turns))
-        for part, colour in zip(parts, SERIES, strict=False):
-            values = np.array([turn[part] for turn in breakdown.per_turn])
-            panel.bar(turns, values, 0.6, bottom=base, color=colour, label=part)
-            base = base + np.maximum(values, 0)
-        calls = [
-            turn.tool_call.name.split("_")[1 if "zoom" in turn.tool_call.name else 0] if turn.tool_call else "answer"
-            for turn in trajectory.turns()
-        ]
-        panel.set_xticks(turns, calls, fontsize=8)
-        where = f"{trajectory.km:,.0f} km" if trajectory.km is not None else trajectory.end
-        colour = SERIES[0] if advantage > 0 else SERIES[1]
-        panel.set_title(f"{where} · R {breakdown.total:.2f} · A {advantage:+.1f}", fontsize=9, color=colour)
-    for panel in panels[len(group) :]:
-        panel.set_visible(False)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle("What each turn earned, in one group", x=0.01, ha="left", fontweight="bold")
-    return figure
-
-
-def tokens_html(tokens: Sequence[str], learned: Sequence[bool]) -> str:
-    """Tokens in a row, those that carry loss on blue; runs of the same token are counted.
-
-    Args:
-        tokens: Decoded one by one.
-        learned: Whether each carries loss.
-    """
-    spans = []
-    for (token, flag), run in itertools.groupby(zip(tokens, learned, strict=True)):
-        count = len(list(run))
-        text = html.escape(token.replace("\n", "⏎")) + (f" ×{count}" if count > 2 else "")
-        style = "background:#cfe3f5;color:#123" if flag else "background:#efefef;color:#777"
-        spans += [f'<span style="{style};padding:0 2px;margin:1px;border-radius:3px">{text}</span>'] * (
-            1 if count > 2 else count
-        )
-    return f'<div style="line-height:1.9;font-family:monospace;font-size:12px">{"".join(spans)}</div>'
-
-
-@matplotlib.rc_context(STYLE)
-def patch_grid(images: Sequence, token_px: int = 32) -> Plot:
-    """Pictures as the model gets them, with the squares that become one token each."""
-    figure = _figure(4.6 * len(images), 3.4)
-    for axes, image in zip(figure.subplots(1, len(images), squeeze=False).flat, images, strict=True):
-        tokens = (image.width // token_px) * (image.height // token_px)
-        _show(axes, image, f"{image.width}×{image.height} px, {tokens} tokens")
-        axes.vlines(np.arange(token_px, image.width, token_px) - 0.5, -0.5, image.height - 0.5, "white", linewidth=0.8)
-        axes.hlines(np.arange(token_px, image.height, token_px) - 0.5, -0.5, image.width - 0.5, "white", linewidth=0.8)
     return figure
 
 
@@ -385,7 +254,7 @@ def _is_box(value) -> bool:
     return numbers and bool(np.isfinite(value).all())
 
 
-def _show(axes: Axes, image, title: str) -> None:
+def show_image(axes: Axes, image, title: str) -> None:
     axes.imshow(np.asarray(image))
     axes.set_title(title)
     axes.axis("off")
@@ -405,9 +274,9 @@ def _box(axes: Axes, image, bbox_2d, colour: str, label: str, dashed: bool = Fal
     text.set_in_layout(False)
 
 
-def _colours(n: int) -> list[str]:
+def series_colours(n: int) -> list[str]:
     return [SERIES[i % len(SERIES)] for i in range(n)]
 
 
-def _words(name: str) -> str:
+def in_plain_words(name: str) -> str:
     return name.replace("within_", "≤ ").replace("km", " km").replace("_", " ").replace("/", " ").strip()

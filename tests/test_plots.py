@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from reverse_lib import plots
+from reverse_lib import plots, training_plots
 from reverse_lib.evaluation import summarize, to_frame
 
 
@@ -47,7 +47,7 @@ def test_bars_are_as_high_as_the_summary_says(make_trajectory):
 
 def test_training_curves_draw_each_key_once_and_say_where_nothing_was_logged():
     logs = [{"step": step, "loss": 1 / step} for step in (1, 2, 4)] + [{"step": 5, "other": 1.0}]
-    figure = plots.training_curves(logs, ["loss", "kl", "reward", "entropy"])
+    figure = training_plots.training_curves(logs, ["loss", "kl", "reward", "entropy"])
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in shown] == ["loss", "kl", "reward", "entropy"]
     assert shown[0].lines[0].get_xydata().tolist() == [[1, 1], [2, 0.5], [4, 0.25]]

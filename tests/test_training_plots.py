@@ -1,0 +1,44 @@
+import pytest
+from PIL import Image
+
+from reverse_lib import training_plots
+from reverse_lib.rewards import score
+
+
+def test_tokens_that_carry_loss_are_blue_runs_are_counted_and_markup_is_escaped():
+    page = training_plots.tokens_html(["<b>", "img", "img", "img", "\n", "yes"], [False] * 5 + [True])
+    assert "&lt;b&gt;" in page and "<b>" not in page
+    assert page.count("img") == 1 and "img ×3" in page and "⏎" in page
+    assert page.count("#cfe3f5") == 1 and page.index("#cfe3f5") < page.index("yes")
+
+
+def test_a_grid_says_how_many_tokens_a_picture_costs():
+    figure = training_plots.patch_grid([Image.new("RGB", (160, 128)), Image.new("RGB", (224, 32))])
+    assert [axes.get_title("left") for axes in figure.axes] == ["160×128 px, 20 tokens", "224×32 px, 7 tokens"]
+
+
+def test_a_group_shows_rewards_and_advantages_of_each_rollout(make_trajectory):
+    group = [make_trajectory(), make_trajectory(answer=None)]
+    scores = [score(trajectory) for trajectory in group]
+    assert scores[0].total > scores[1].total
+    figure = training_plots.group_figure(group, scores)
+    good, bad = (axes.get_title("left") for axes in figure.axes[:2])
+    assert f"R {scores[0].total:.2f}" in good and "A +0.7" in good  # two rollouts: ±1/√2
+    assert "format" in bad and "A -0.7" in bad
+    heights = sum(patch.get_height() for patch in figure.axes[0].patches)
+    assert heights == pytest.approx(scores[0].look + scores[0].query + scores[0].trust + scores[0].errors)
+
+
+def test_live_curves_draw_every_so_many_rows_and_tell_the_time_left(monkeypatch):
+    drawn = []
+
+    class Handle:
+        def update(self, figure):
+            drawn.append(figure.get_suptitle())
+
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: Handle())
+    curves = training_plots.LiveCurves(["loss"], every=2, title="SFT", total=10)
+    for step in range(1, 6):
+        curves({"step": step, "loss": 1 / step})
+    assert [title.split(",")[0] for title in drawn] == ["SFT: step 2", "SFT: step 4"]
+    assert all("s left" in title for title in drawn)
