@@ -167,6 +167,13 @@ class SkillDrills:
         messages = [*_opening(), _says(look), _tool({"type": "image"}), _says(turn)]
         return SkillSample(messages, crop.image)
 
+    def copying(self) -> SkillSample:
+        """Names and positions to be said again: what a network has to be able to do before it can quote a page."""
+        rng = self.rng
+        words = [f"{rng.uniform(-60, 70):.2f}" if rng.random() < 0.3 else self._pick(self.names) for _ in range(16)]
+        text = ", ".join(words[: int(rng.integers(4, 17))])
+        return SkillSample([{"role": "user", "content": text}, _says(text)], None)
+
     def judging(self) -> SkillSample:
         """A list of results, a verdict on each, and what follows from them."""
         country, name = self._pick(self.countries), self._pick(self.names)

@@ -86,7 +86,7 @@ def test_pointing_points_at_the_informative_region(drills):
 def test_only_the_last_turn_of_a_drill_is_learned(drills):
     _, processor = untrained()
     tokenizer = processor.tokenizer
-    for kind in (drills.pointing, drills.reading, drills.judging):
+    for kind in (drills.pointing, drills.reading, drills.judging, drills.copying):
         samples = [kind() for _ in range(3)]
         inputs, weights = pretrain.encode_skills(tokenizer, samples)
         for ids, weight, sample in zip(inputs["input_ids"], weights, samples, strict=True):
@@ -115,6 +115,6 @@ def test_vision_and_skill_training_lower_their_losses(world, pool):
     first, last = (sum(v for k, v in row.items() if k not in ("step", "seconds")) for row in (rows[0], rows[-1]))
     assert last < first
     skill_rows = pretrain.train_skills(
-        model, processor.tokenizer, drills, 8, batch=8, shares=(1, 0, 0), log_every=1, report=lambda _: None
+        model, processor.tokenizer, drills, 8, batch=8, shares=(1, 0, 0, 0), log_every=1, report=lambda _: None
     )
     assert skill_rows[-1]["pointing"] < skill_rows[0]["pointing"]
