@@ -1,12 +1,14 @@
 """The tiny base model, the stand-in for Qwen3-VL-4B-Instruct: it can see and speak, but knows hardly a place.
 
-Three steps, on worlds that are never evaluated:
+In steps, on worlds that are never evaluated:
 
 1. `vision.train_vision`: the vision tower alone, with throwaway heads.
-2. `train_skills` on copying alone: names and numbers said again. A few minutes of it bring the loss from 3.4 to 0.01;
-   among the other drills it does not move, and nothing that quotes a page is learned before it.
-3. `train_skills` on single turns in the agent's own grammar: point at the region, read the crop, judge a list of
-   results against the cues, copy a position. Never a whole trajectory: that is what the cold start teaches.
+2. `train_skills` on copying alone: names and numbers said again. Two and a half minutes of it bring the loss from 3.4
+   to 0.01; among the other drills it does not move, and nothing that quotes a page is learned before it.
+3. `train_skills` on reading alone, with the eyes held still: the language model learns what they say. The same holds
+   here: six minutes alone move what twenty minutes among other drills do not.
+4. `train_skills` on single turns of all kinds: point at the region, read the crop, judge a list of results against the
+   cues, copy a position. Never a whole trajectory: that is what the cold start teaches.
 
 Rebuild it with `python -m reverse_lib.pretrain data/models/base` (times and skills: see the model card there).
 """
@@ -191,6 +193,7 @@ def build_base(
     folder: Path,
     vision_minutes: float = 40,
     copy_minutes: float = 4,
+    reading_minutes: float = 10,
     skill_minutes: float = 40,
     worlds: int = 12,
     photos: int = 900,
@@ -202,7 +205,8 @@ def build_base(
         folder: Where the checkpoint goes.
         vision_minutes: Wall time of the first step.
         copy_minutes: Wall time of the second step.
-        skill_minutes: Wall time of the third step.
+        reading_minutes: Wall time of the third step.
+        skill_minutes: Wall time of the fourth step.
         worlds: Pre-training worlds of 200 places.
         photos: Photos of each.
         seed: Of weights and batches.
@@ -231,6 +235,9 @@ def build_base(
 
     eyes, drills = (heads, vision_batches(*pool, world, 12, seed + 1)), SkillDrills(*pool, world, seed)
     train_skills(model, tokenizer, drills, 60 * copy_minutes, lr=2e-3, batch=64, shares=(0, 0, 0, 1))
+    model.model.visual.requires_grad_(False)
+    train_skills(model, tokenizer, drills, 60 * reading_minutes, lr=2e-3, batch=64, shares=(0, 1, 0, 0))
+    model.model.visual.requires_grad_(True)
     train_skills(model, tokenizer, drills, 60 * skill_minutes, eyes=eyes, on_log=keep)
     keep()
     skills = measure(model, processor, world, photos)
@@ -248,6 +255,7 @@ def measure(model, processor, world: World, photos: int = 900, seed: int = 0) ->
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--vision-minutes", default=40.0, show_default=True)
 @click.option("--copy-minutes", default=4.0, show_default=True)
+@click.option("--reading-minutes", default=10.0, show_default=True)
 @click.option("--skill-minutes", default=40.0, show_default=True)
 @click.option("--worlds", default=12, show_default=True)
 @click.option("--photos", default=900, show_default=True, help="Of each world.")
