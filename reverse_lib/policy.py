@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
@@ -39,6 +40,14 @@ class ImageOnlyProcessor(Qwen3VLProcessor):
         self.vision_start_token, self.vision_end_token = "<|vision_start|>", "<|vision_end|>"
         for name in ("image", "video", "vision_start", "vision_end"):
             setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(getattr(self, f"{name}_token")))
+
+    def __call__(self, *args, **kwargs):
+        """As in the parent; pixels and grids are tensors also where no tensors were asked for, as TRL expects."""
+        batch = super().__call__(*args, **kwargs)
+        for key in ("pixel_values", "image_grid_thw"):
+            if key in batch:
+                batch[key] = torch.as_tensor(np.asarray(batch[key]))
+        return batch
 
 
 def load_processor(path: str | Path) -> ProcessorMixin:

@@ -108,6 +108,14 @@ def test_a_reward_that_is_not_a_number_stops_the_run_with_the_photo(trainer, mon
         trainer.train()
 
 
+def test_a_group_in_which_nobody_zooms_is_trained_on_as_well(trainer):
+    script(trainer, ([SEARCH, RIGHT], [GUESS], [SEARCH, GUESS], [SEARCH, SEARCH, RIGHT]))
+    trainer.train()
+    assert [len(e._log) for e in trainer.environments] == [1, 0, 1, 2]
+    assert [e._log[-1].repeated for e in trainer.environments if e._log] == [False, False, True]
+    assert trainer.environments[0]._breakdown.trust > trainer.environments[2]._breakdown.trust == 0
+
+
 def test_turns_are_split_where_the_tool_mask_is_zero():
     assert grpo.assistant_turns([5, 6, 7, 8, 9], [1, 1, 0, 0, 1]) == [[5, 6], [9]]
     assert grpo.assistant_turns([], []) == []

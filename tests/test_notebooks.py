@@ -26,6 +26,7 @@ NEEDS = {
 
 def check_quickstart(metrics, folder):
     assert metrics["photos"] == 8 and 0 <= metrics["within_25km"] <= metrics["parsed"] <= 1
+    assert metrics["parsed"] >= 0.5  # the shipped agent answers, even where it is wrong
     assert metrics["first_photo_km"] is None or 0 <= metrics["first_photo_km"] < 20_016
     assert -0.15 <= metrics["first_photo_reward"] <= 1
     assert 0 < metrics["seconds_per_photo"] < 60
@@ -116,7 +117,7 @@ def check_evaluation(metrics, folder):
             assert shares == sorted(shares) and rows["reward"]["n"] == metrics["photos_each_split"] == 8
             assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values() if row["n"])
             if key in ("base", "sft"):
-                assert rows["calls_zoom"]["value"] == rows["calls_text"]["value"] == rows["evidence_mcc"]["n"] == 0
+                assert rows["evidence_mcc"]["n"] == 0  # no tools: whatever it calls is refused
     assert (
         stages["teacher"]["test-new"]["within_25km"]["value"] > 0.5 < stages["teacher"]["test-new"]["box_iou"]["value"]
     )
