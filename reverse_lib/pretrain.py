@@ -5,8 +5,8 @@ In steps, on worlds that are never evaluated:
 1. `vision.train_vision`: the vision tower alone, with throwaway heads.
 2. `train_skills` on copying alone: names and numbers said again. Two and a half minutes of it bring the loss from 3.4
    to 0.01; among the other drills it does not move, and nothing that quotes a page is learned before it.
-3. `train_skills` on reading alone, with the eyes held still: the language model learns what they say. The same holds
-   here: six minutes alone move what twenty minutes among other drills do not.
+3. `train_skills` on reading alone, with the eyes held still: the language model learns what they say. Here
+   too six minutes alone moved a loss that a quarter of an hour among other drills had not (one run).
 4. `train_skills` on single turns of all kinds: point at the region, read the crop, judge a list of results against the
    cues, copy a position. Never a whole trajectory: that is what the cold start teaches.
 
