@@ -1,8 +1,8 @@
 """The stages of training side by side: which checkpoints there are, how each does, and where an agent still fails.
 
 A stage without search training (the base, direct fine-tuning) is asked without tools, as it was trained; the others
-get all three. The scripted teacher, which knows the truth, is the upper reference. Nothing is chosen by the figures
-but which stage's trajectories are shown, and that on other photos than those that are shown.
+get all three. The scripted teacher, which knows the truth, is the upper reference. Nothing is chosen by the figures,
+not even which stage's trajectories are shown.
 
     stages, missing = find_stages(profile)
     frame, seconds = evaluate_stage(stages[0], world, profile)
@@ -203,12 +203,19 @@ def where_it_fails(frame: pd.DataFrame, samples: int = 2000) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def best_stage(frames: Mapping[str, pd.DataFrame], split: str = "test-seen") -> str:
-    """The trained stage with the highest mean reward on a split that is not the one to be shown; ties: the later."""
-    means = {
-        name: frame.loc[frame["split"] == split, "reward"].mean() for name, frame in frames.items() if name != TEACHER
-    }
-    return max(reversed(means), key=means.get)
+def last_stage(found: Sequence[Stage]) -> Stage:
+    """The stage whose answers are shown in detail: GRPO where it was trained, else the shipped agent.
+
+    A rule that reads no figure: nothing may be chosen by the photos that it is judged on.
+
+    Raises:
+        ValueError: Neither is among the stages.
+    """
+    by_key = {stage.key: stage for stage in found}
+    for key in ("grpo", "agent"):
+        if key in by_key:
+            return by_key[key]
+    raise ValueError(f"no trained agent among the stages {', '.join(by_key)}; run 04_grpo or restore data/models/agent")
 
 
 def examples(frame: pd.DataFrame) -> dict[str, object]:

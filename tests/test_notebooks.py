@@ -121,8 +121,8 @@ def check_evaluation(metrics, folder):
     assert (
         stages["teacher"]["test-new"]["within_25km"]["value"] > 0.5 < stages["teacher"]["test-new"]["box_iou"]["value"]
     )
-    assert metrics["best"] in set(stages) - {"teacher"}
-    answered = 8 * stages[metrics["best"]]["test-new"]["parsed"]["value"]
+    assert metrics["shown"] == "grpo"
+    answered = 8 * stages[metrics["shown"]]["test-new"]["parsed"]["value"]
     page = (folder / "maps" / "05_error_map.html").read_text()
     assert page.count("circleMarker(") == 1 + 8 + answered  # land, truths, answers
     for name in ("error_curve", "stages", "seen_and_new", "best", "median", "worst"):

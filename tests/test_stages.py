@@ -115,14 +115,12 @@ def test_failures_are_split_by_region_and_by_twin(make_trajectory):
     assert table.loc["has a twin", "median error, km"] == "16,961"
 
 
-def test_the_stage_to_show_is_chosen_on_the_other_split_and_is_never_the_teacher():
-    frames = {
-        "cold start": pd.DataFrame({"split": ["test-seen", "test-new"], "reward": [0.5, 0.1]}),
-        "GRPO": pd.DataFrame({"split": ["test-seen", "test-new"], "reward": [0.4, 0.9]}),
-        "teacher": pd.DataFrame({"split": ["test-seen", "test-new"], "reward": [0.9, 0.9]}),
-    }
-    assert stages.best_stage(frames) == "cold start"
-    assert stages.best_stage({name: frame.assign(reward=0.0) for name, frame in frames.items()}) == "GRPO"
+def test_the_stage_to_show_follows_from_what_was_trained_and_from_no_figure():
+    made = [stages.Stage(key, key, "") for key in ("base", "sft", "coldstart", "grpo", "agent", "teacher")]
+    assert stages.last_stage(made).key == "grpo"
+    assert stages.last_stage([stage for stage in made if stage.key != "grpo"]).key == "agent"
+    with pytest.raises(ValueError, match="no trained agent among the stages base, sft"):
+        stages.last_stage(made[:2])
 
 
 def test_examples_are_the_best_the_median_and_the_worst_by_reward():
