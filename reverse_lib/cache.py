@@ -2,8 +2,7 @@
 
 What it is: a folder of LMDB data, keyed by photo id. An image search is answered by the recorded box that overlaps the
 asked one best, if their IoU is 0.7 or more; a text search by the recorded query that shares most words with the asked
-one, if their Jaccard similarity is 0.5 or more. Anything else is a miss, `None`, and stays one: nothing here goes
-on-line.
+one, if their Jaccard similarity is 0.5 or more. Anything else is a miss, `None`, and stays one: nothing goes on-line.
 
 How it differs from the paper's code, and why:
 
@@ -82,6 +81,8 @@ _PARQUET_TYPES |= dict.fromkeys(("title", "url", "source", "snippet"), "string")
 
 class SearchCache:
     """Recorded searches, a `search.SearchBackend`. Use `SearchCache.open`, as a context manager."""
+
+    reads_pixels = False  # an image search is answered by its box
 
     def __init__(
         self,

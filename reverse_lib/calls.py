@@ -37,7 +37,7 @@ def tool(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def call(self, /, *args, **kwargs):
-        if self._image is None:
+        if self._photo is None:
             raise RuntimeError(f"{method.__name__}: no photo yet; call reset(photo_id=…) first")
         names = list(required) + [f"argument {i}" for i in range(len(required) + 1, len(args) + 1)]
         given = dict(zip(names, args, strict=False)) | kwargs

@@ -88,11 +88,13 @@ class GeoEnvironment:
         interface: How things are shown to the model.
         budgets: Calls a tool and turns a rollout.
         tools: Names out of TOOLS; None keeps the class's own (all three).
+        pixels: False shows no pictures: a block only says that there is one, and the photo is loaded when a search
+            asks for pixels, if ever. The log is the same.
     """
 
     _tools: tuple[str, ...] = TOOLS
 
-    def __new__(cls, search=None, photos=None, interface=TINY, budgets=None, tools=None):
+    def __new__(cls, search=None, photos=None, interface=TINY, budgets=None, tools=None, pixels=True):
         return super().__new__(cls if tools is None else environment_class(tools, cls))
 
     def __init__(
@@ -102,9 +104,10 @@ class GeoEnvironment:
         interface: Interface = TINY,
         budgets: Budgets | None = None,
         tools: Sequence[str] | None = None,
+        pixels: bool = True,
     ):
         self._search, self._photos = search, photos
-        self._interface, self._budgets = interface, budgets or Budgets()
+        self._interface, self._budgets, self._pixels = interface, budgets or Budgets(), pixels
         self._clear()
 
     def reset(self, **row) -> list[dict]:
@@ -118,7 +121,7 @@ class GeoEnvironment:
 
         Raises:
             ValueError: `photo_id` is missing or unknown.
-            PhotoError: The photo can't be read.
+            PhotoError: The photo can't be read (without `pixels`, this is found out by the first image search).
         """
         self._clear()
         photo_id = row.get("photo_id")
@@ -128,9 +131,9 @@ class GeoEnvironment:
             photo = self._photos[photo_id]
         except KeyError:
             raise ValueError(f"reset: photo {photo_id!r} is not among the photos this environment was given") from None
-        image = photo.load()
+        image = photo.load() if self._pixels else None
         self._photo, self._image = photo, image
-        return [image_block(show_photo(image, self._interface))]
+        return [self._picture(show_photo)]
 
     @tool
     def image_zoom_in_tool(self, bbox_2d: list[int], label: str = "") -> list:
@@ -146,7 +149,7 @@ class GeoEnvironment:
         box = as_box(bbox_2d)
         check_text("label", label)
         self._begin([("zoom", *box)])
-        blocks = [image_block(show_zoom(self._image, box, self._interface))]
+        blocks = [self._picture(show_zoom, box)]
         self._entry.status = "ok"
         if self._interface.result_style == "full":
             self._entry.text = f"Zoomed into region {box}"
@@ -167,7 +170,10 @@ class GeoEnvironment:
         box = as_box(bbox_2d)
         check_text("goal", goal)
         (count,) = self._begin([("image", *box)])
-        answer = self._search.image(self._photo.photo_id, box, call=count, crop=crop(self._image, box))
+        if self._image is None and getattr(self._search, "reads_pixels", True):
+            self._image = self._photo.load()
+        region = None if self._image is None else crop(self._image, box)
+        answer = self._search.image(self._photo.photo_id, box, call=count, crop=region)
         return self._show([answer], f"Image search results for region {box}:", "image")
 
     @tool
@@ -196,6 +202,10 @@ class GeoEnvironment:
         self._keys: list[tuple] = []  # its tool and normalised arguments, one key a query
         self._counts: Counter = Counter()  # calls so far, by key; a failed service doesn't count
         self._spent: Counter = Counter()  # calls so far that reached the tool, by tool
+
+    def _picture(self, show: Callable, *region) -> dict:
+        """A content block with the photo, or a region of it, as the model sees it."""
+        return image_block(show(self._image, *region, self._interface)) if self._pixels else {"type": "image"}
 
     def _answer(self, method: Callable, given: Mapping, required: Mapping[str, bool]) -> str | list[dict]:
         """Run a tool. What the model got wrong, or a service failed at, is answered in words."""
@@ -352,7 +362,8 @@ def rollout(
     Args:
         agent: Gets conversations (lists of messages) and returns a text for each. Its `name`, if it has one, signs
             the trajectories. An agent that must know which photo it sees (a scripted teacher) has a method
-            `respond_for(photo_ids, conversations)`, which is then called instead.
+            `respond_for(photo_ids, conversations)`, which is then called instead. One that looks at no picture says
+            `reads_pixels = False`: it is shown none, and photos are not loaded for it.
         photos: What to work on; a photo given twice is worked on twice.
         search: Answers the searches.
         interface: How things are shown.
@@ -375,7 +386,7 @@ def rollout(
             raise ValueError(f"two photos are called {photo.photo_id!r}; give each an id of its own")
 
     def new_environment() -> GeoEnvironment:
-        return GeoEnvironment(search, known, interface, budgets, tools)
+        return GeoEnvironment(search, known, interface, budgets, tools, pixels=getattr(agent, "reads_pixels", True))
 
     ids = [photo.photo_id for photo in photos]
     return run_batched(agent, ids, new_environment, interface, budgets.turns, batch_size, progress)

@@ -52,6 +52,8 @@ class Interface:
         question: Text of the user message, followed by the photo.
         photo_px: (width, height) the photo is resized to; None leaves it as it is.
         zoom_px: (width, height) of the grey canvas a zoom is pasted on; None enlarges the crop twice, up to 1024 px.
+        zoom_stretch: How many times as wide as in the photo things are on that canvas. Twice gives each letter of a
+            line about a visual token (32 px) of its own, which a small model reads several times sooner.
         result_style: "lines" ("[1] title: snippet") or "full" (a header, then three lines a result).
         max_results: Results shown a search.
         max_tool_chars: Longest text of one tool result, in characters.
@@ -62,6 +64,7 @@ class Interface:
     question: str
     photo_px: tuple[int, int] | None = None
     zoom_px: tuple[int, int] | None = None
+    zoom_stretch: float = 1.0
     result_style: str = "full"
     max_results: int = 10
     max_tool_chars: int = 4000
@@ -69,6 +72,8 @@ class Interface:
     def __post_init__(self):
         if self.result_style not in ("lines", "full"):
             raise ValueError(f"Interface.result_style={self.result_style!r}: use 'lines' or 'full'")
+        if not 0.25 <= self.zoom_stretch <= 4:
+            raise ValueError(f"Interface.zoom_stretch={self.zoom_stretch!r}: give a number from 0.25 to 4")
         if self.max_results < 1 or self.max_tool_chars < 1:
             raise ValueError(f"Interface {self.name}: max_results and max_tool_chars must be at least 1")
 
@@ -125,7 +130,7 @@ not exist. Go on with what you have.
 - Stop when the evidence agrees, or when more searching cannot help. If nothing can be read or recognised, answer with \
 the most probable place: an approximate answer is better than none."""
 
-TINY = Interface("tiny", "Find the place.", "Where is this?", (160, 128), (224, 32), "lines", 6, 800)
+TINY = Interface("tiny", "Find the place.", "Where is this?", (160, 128), (448, 32), 2.0, "lines", 6, 800)
 FULL = Interface("full", FULL_PROMPT, "Where was this photo taken?")
 INTERFACES = {interface.name: interface for interface in (TINY, FULL)}
 
@@ -143,22 +148,23 @@ def show_zoom(image: Image.Image, bbox_2d: Sequence[int], interface: Interface) 
     Args:
         image: The original photo, not the one that `show_photo` returned.
         bbox_2d: [x1, y1, x2, y2] in 0..1000.
-        interface: With `zoom_px` the region keeps its aspect, fills the canvas' height (or width) and is pasted at
-            its top left corner; without, it is enlarged twice, up to 1024 px.
+        interface: With `zoom_px` the region keeps its aspect (but for `zoom_stretch`), fills the canvas' height (or
+            width) and is pasted at its top left corner; without, it is enlarged twice, up to 1024 px.
     """
-    region = crop(image, bbox_2d)
+    region, stretch = crop(image, bbox_2d), interface.zoom_stretch
     if interface.zoom_px is None:
         scale = min(2.0, _ZOOM_MAX_PX / max(region.size))
         return _without_slivers(_scaled(region, scale))
     width, height = interface.zoom_px
-    region = _scaled(region, min(height / region.height, width / region.width))
+    region = _scaled(region, min(height / region.height, width / (stretch * region.width)), stretch)
     canvas = Image.new("RGB", interface.zoom_px, GREY)
     canvas.paste(region.crop((0, 0, width, height)) if region.width > width or region.height > height else region)
     return canvas
 
 
-def _scaled(image: Image.Image, scale: float) -> Image.Image:
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), _RESAMPLE)
+def _scaled(image: Image.Image, scale: float, stretch: float = 1.0) -> Image.Image:
+    size = max(1, round(image.width * scale * stretch)), max(1, round(image.height * scale))
+    return image.resize(size, _RESAMPLE)
 
 
 def _without_slivers(image: Image.Image) -> Image.Image:

@@ -6,6 +6,7 @@ their CDN. Every text on a map comes from a model or a web page, so all of it is
 """
 
 import html
+import itertools
 import json
 from collections.abc import Sequence
 from functools import cache
@@ -19,7 +20,7 @@ from branca.element import Element, MacroElement
 from folium.template import Template
 
 from reverse_lib.evaluation import narrate
-from reverse_lib.plots import BAND_COLOURS, BAND_LABELS, band
+from reverse_lib.plots import BAND_COLOURS, BAND_LABELS, SERIES, band
 from reverse_lib.trajectory import Trajectory
 
 LAND_CELL_DEG = 1.5
@@ -96,6 +97,28 @@ def answer_map(trajectories: Trajectory | Sequence[Trajectory], tiles: str | Non
     if len(points) and len(given) == 1:
         _Opened(*answers._children.values()).add_to(map_)
     return map_
+
+
+def twins_map(places: Sequence, tiles: str | None = None) -> folium.Map:
+    """The places of a world, and lines between those that bear the same name: what a name alone leaves open.
+
+    Args:
+        places: `world.Place`s.
+        tiles: None for the built-in land dots, or a folium tile name such as "OpenStreetMap".
+    """
+    map_, bearers = _base(tiles), {}
+    for place in places:
+        bearers.setdefault(place.name, []).append(place)
+    layers = [folium.FeatureGroup(name=name).add_to(map_) for name in ("one name", "places")]
+    folium.LayerControl(collapsed=False).add_to(map_)
+    for number, named in enumerate(sorted(bearers.values(), key=len)):
+        twins = len(named) > 1
+        colour = SERIES[number % len(SERIES)] if twins else TRUTH_COLOUR
+        for a, b in itertools.pairwise(sorted(named, key=lambda place: place.lon)):
+            _connection(a.lat, a.lon, b.lat, b.lon, colour).add_to(layers[0])
+        for place in named:
+            _dot(place.lat, place.lon, colour, 6 if twins else 3, _place_card(place, named)).add_to(layers[1])
+    return _fit(map_, [(place.lat, place.lon) for place in places])
 
 
 def save_map(map_: folium.Map, path: str | Path) -> Path:
@@ -239,6 +262,13 @@ def _add_legend(map_: folium.Map, bands: Sequence[int], unparsed: int) -> None:
         rows.append((f"border:2px solid {TRUTH_COLOUR}", "no readable answer", unparsed))
     items = "".join(f'<div><i style="{style}"></i>{label}<span>{n}</span></div>' for style, label, n in rows)
     map_.get_root().html.add_child(Element(f'<div class="legend"><b>Answers by error</b>{items}</div>'))
+
+
+def _place_card(place, named: Sequence) -> str:
+    """Popup HTML of one place and those that share its name."""
+    others = "".join(f"<dt>also</dt><dd>{_escape(one.country)}</dd>" for one in named if one != place)
+    people = f"<dt>people</dt><dd>{place.population:,}</dd>"
+    return f'<div class="card"><h4>{_escape(place.name)}, {_escape(place.country)}</h4><dl>{people}{others}</dl></div>'
 
 
 def _truth_card(trajectory: Trajectory) -> str:

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from reverse_lib.interface import Interface, observation_content, show_photo
 from reverse_lib.plots import SERIES, STYLE, Plot
 from reverse_lib.trajectory import Trajectory
+
+INFORMATIVE, DECOY = SERIES[2], SERIES[1]  # colours of boxes, as in `plots.photo_with_boxes`
 
 
 @matplotlib.rc_context(STYLE)
@@ -19,6 +22,7 @@ def contact_sheet(
     boxes: Sequence[Sequence] = (),
     columns: int = 4,
     width_in: float = 12.0,
+    decoys: Sequence[Sequence] = (),
 ) -> Plot:
     """Pictures in rows, each with a title and boxes of its own.
 
@@ -28,18 +32,19 @@ def contact_sheet(
         boxes: For each picture the boxes to draw, bbox_2d each; or none at all.
         columns: Pictures in a row.
         width_in: Width of a full row in inches; heights follow from the pictures.
+        decoys: For each picture the boxes of what misleads, drawn in another colour, with a legend; or none at all.
 
     Raises:
         ValueError: There is no picture, or another number of titles or boxes.
     """
-    for name, given in (("titles", titles), ("boxes", boxes)):
+    for name, given in (("titles", titles), ("boxes", boxes), ("decoys", decoys)):
         if len(given) not in (0, len(images)) or not images:
             raise ValueError(f"contact_sheet: {len(given)} {name} for {len(images)} pictures; give one each, or none")
     width_in *= min(columns, len(images)) / columns
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     tallest = max(image.height / image.width for image in images)
-    height_in = rows * (width_in / columns * tallest + (0.3 if len(titles) else 0.05))
+    height_in = rows * (width_in / columns * tallest + (0.3 if len(titles) else 0.05)) + (0.35 if len(decoys) else 0)
     figure = Plot(figsize=(width_in, height_in), layout="constrained", facecolor="white")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel in panels:
@@ -48,12 +53,23 @@ def contact_sheet(
         panel.imshow(np.asarray(image))
         if len(titles):
             panel.set_title(titles[number], fontsize=9, fontweight="normal")
-        for x1, y1, x2, y2 in boxes[number] if len(boxes) else ():
-            at = x1 / 1000 * image.width, y1 / 1000 * image.height
-            size = (x2 - x1) / 1000 * image.width, (y2 - y1) / 1000 * image.height
-            panel.add_patch(Rectangle(at, *size, fill=False, edgecolor="white", linewidth=4))
-            panel.add_patch(Rectangle(at, *size, fill=False, edgecolor=SERIES[2], linewidth=2))
+        for given, colour in ((boxes, INFORMATIVE), (decoys, DECOY)):
+            for bbox_2d in given[number] if len(given) else ():
+                _outline(panel, image, bbox_2d, colour)
+    if len(decoys):
+        names = {INFORMATIVE: "tells the place", DECOY: "decoy"}
+        handles = [Rectangle((0, 0), 1, 1, fill=False, edgecolor=key, linewidth=2, label=names[key]) for key in names]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
+
+
+def _outline(panel: Axes, image: Image.Image, bbox_2d: Sequence[float], colour: str) -> None:
+    """A box in 0..1000 of the picture, on a white ground."""
+    x1, y1, x2, y2 = bbox_2d
+    at = x1 / 1000 * image.width, y1 / 1000 * image.height
+    size = (x2 - x1) / 1000 * image.width, (y2 - y1) / 1000 * image.height
+    panel.add_patch(Rectangle(at, *size, fill=False, edgecolor="white", linewidth=4))
+    panel.add_patch(Rectangle(at, *size, fill=False, edgecolor=colour, linewidth=2))
 
 
 def seen_pictures(

@@ -79,7 +79,13 @@ def load_interface(path: str | Path) -> Interface:
         ) from error
 
 
-def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, lora_rank: int = 0):
+def load_model(
+    path: str | Path,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    lora_rank: int = 0,
+    train_vision: bool = True,
+):
     """A Qwen3-VL checkpoint, ready for training or generation.
 
     Args:
@@ -87,6 +93,8 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch
         device: A torch device.
         dtype: Weights are cast to it (our own are stored in float16).
         lora_rank: Above 0, the language model's matrices get LoRA adapters of this rank and nothing else is trained.
+        train_vision: Whether the vision tower learns too. A tiny tower forgets how to read letters within minutes of
+            training on whole trajectories, in which few letters are read.
 
     Returns:
         `Qwen3VLForConditionalGeneration`, or a `PeftModel` around it.
@@ -96,6 +104,8 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(device)
     if device == "cpu":
         batch_vision_attention(model)
+    if not train_vision:
+        model.model.visual.requires_grad_(False)
     return with_lora(model, lora_rank) if lora_rank else model
 
 

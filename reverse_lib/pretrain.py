@@ -1,21 +1,24 @@
 """The tiny base model, the stand-in for Qwen3-VL-4B-Instruct: it can see and speak, but knows hardly a place.
 
-In steps, on worlds that are never evaluated:
+In steps, on worlds that are never evaluated. Each drills one thing alone, because mixed with others from the start it
+stalls (measured: model card):
 
-1. `vision.train_vision`: the vision tower alone, with throwaway heads.
-2. `train_skills` on copying alone: names and numbers said again. Two and a half minutes of it bring the loss from 3.4
-   to 0.01; among the other drills it does not move, and nothing that quotes a page is learned before it.
-3. `train_skills` on reading alone, with the eyes held still: the language model learns what they say. Here
-   too six minutes alone moved a loss that a quarter of an hour among other drills had not (one run).
-4. `train_skills` on single turns of all kinds: point at the region, read the crop, judge a list of results against the
-   cues, copy a position. Never a whole trajectory: that is what the cold start teaches.
+1. reading: the vision tower alone learns the letters on drawn crops, with a throwaway head (CTC).
+2. looking: the tower goes on reading, and learns country, kinds and boxes of the regions of photos.
+3. copying: the language model alone says names and numbers again, and turns spelled names into names.
+4. judging: it goes on with that, and judges lists of results; still no picture.
+5. spelling: it learns to say letter by letter what the tower, held still, has read.
+6. skills: single turns of all kinds: point at the region, read a crop, judge a list of results against the cues, copy a
+   position. Never a whole trajectory: that is what the cold start teaches.
 
-Rebuild it with `python -m reverse_lib.pretrain data/models/base` (times and skills: see the model card there).
+Rebuild it with `python -m reverse_lib.pretrain data/models/base`. What is done is kept in `progress.pt` in that
+folder after every step, so that a second run goes on there (times and skills: see the model card).
 """
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import click
@@ -39,9 +42,11 @@ from reverse_lib.skills import (
     whole_words,
 )
 from reverse_lib.trajectory import parse_turn
-from reverse_lib.vision import VisionHeads, patchify, rate_at, train_vision, vision_losses
+from reverse_lib.vision import VisionHeads, measure_vision, patchify, rate_at, train_vision
 from reverse_lib.world import World
 
+STEPS = ("reading", "looking", "copying", "judging", "spelling", "skills")
+PROGRESS = "progress.pt"
 VERDICT_WEIGHT = 4.0  # of the loss on "+" and "~": three tokens in twenty carry the whole decision
 
 
@@ -90,25 +95,23 @@ def train_skills(
     tokenizer,
     drills: SkillDrills,
     seconds: float,
+    shares: Mapping[str, float],
     lr: float = 1.5e-3,
     batch: int = 32,
-    shares: Sequence[float] = (0.2, 0.25, 0.4, 0.15),
-    eyes: tuple[VisionHeads, Iterator] | None = None,
     log_every: int = 50,
     report: Callable[[str], None] = print,
     on_log: Callable[[], None] | None = None,
 ) -> list[dict]:
-    """Train the whole model on single turns for a time budget; one kind of turn a step.
+    """Train whatever of the model has gradients on single turns for a time budget; one kind of turn a step.
 
     Args:
-        model: With a pre-trained vision tower, which learns at half the rate.
+        model: With a pre-trained vision tower.
         tokenizer: The tiny tokenizer.
         drills: Where turns come from.
         seconds: Wall time to train for.
+        shares: How often each kind of turn (a method of `drills`) is drawn; they sum to 1.
         lr: Peak learning rate.
         batch: Samples a step.
-        shares: Of pointing, reading, judging and copying among the steps.
-        eyes: The vision heads and their batches; their losses are added, so that the tower goes on learning to see.
         log_every: Steps between two logged rows.
         report: Called with each row as text.
         on_log: Called at every logged row (checkpoints).
@@ -116,28 +119,22 @@ def train_skills(
     Returns:
         The logged losses (running means by kind of turn), with step and seconds.
     """
-    visual = list(model.model.visual.parameters())
-    rest = [p for p in model.parameters() if not any(p is v for v in visual)]
-    groups = [{"params": rest, "peak": lr}, {"params": visual, "peak": lr / 2}]
-    if eyes:
-        groups.append({"params": list(eyes[0].parameters()), "peak": lr / 2})
-    optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
-    kinds = (drills.pointing, drills.reading, drills.judging, drills.copying)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
+    kinds, chances = list(shares), list(shares.values())
     start, history, step, recent = time.monotonic(), [], 0, {}
     while (done := (time.monotonic() - start) / seconds) < 1:
         for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * rate_at(done)
-        kind = kinds[drills.rng.choice(len(kinds), p=shares)]
-        inputs, weights = encode_skills(tokenizer, [kind() for _ in range(batch)])
+            group["lr"] = lr * rate_at(done)
+        kind = kinds[drills.rng.choice(len(kinds), p=chances)]
+        inputs, weights = encode_skills(tokenizer, [getattr(drills, kind)() for _ in range(batch)])
         with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16):
-            losses = {kind.__name__: skill_loss(model, inputs, weights)}
-        if eyes:
-            losses |= vision_losses(model.model.visual, eyes[0], *next(eyes[1]))
+            loss = skill_loss(model, inputs, weights)
         optimiser.zero_grad()
-        sum(losses.values()).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        recent |= {name: 0.9 * recent.get(name, v.item()) + 0.1 * v.item() for name, v in losses.items()}
+        recent[kind] = 0.9 * recent.get(kind, loss.item()) + 0.1 * loss.item()
         step += 1
         if step % log_every == 0:
             history.append({"step": step, "seconds": time.monotonic() - start, **recent})
@@ -189,80 +186,129 @@ def _with_image(sample: SkillSample) -> list[dict]:
     return messages
 
 
-def build_base(
-    folder: Path,
-    vision_minutes: float = 40,
-    copy_minutes: float = 4,
-    reading_minutes: float = 10,
-    skill_minutes: float = 40,
-    worlds: int = 12,
-    photos: int = 900,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Build the base from nothing and save it; `vision.pt` is kept beside it, so that a second run goes on there.
+@dataclass(frozen=True)
+class Recipe:
+    """How long each step takes, minutes of wall time, and on how much data."""
+
+    reading: float = 35
+    looking: float = 28
+    copying: float = 8
+    judging: float = 18
+    spelling: float = 10
+    skills: float = 18
+    worlds: int = 12  # pre-training worlds
+    places: int = 200  # of each
+    photos: int = 900  # of each
+    drawn: int = 4000  # drawn crops of each
+    seed: int = 0  # of weights and batches
+
+
+class Builder:
+    """The base under construction: model, tokenizer, throwaway heads and data, and the steps that are done."""
+
+    def __init__(self, folder: Path, recipe: Recipe):
+        self.folder, self.recipe = folder, recipe
+        folder.mkdir(parents=True, exist_ok=True)
+        self.world = World(FIRST_SEED, recipe.places)
+        self.pool = draw_pool(recipe.worlds, recipe.photos, recipe.drawn, recipe.places)
+        print(f"{len(self.pool[0])} photos, {len(self.pool[1])} crops", flush=True)
+        self.model, self.tokenizer = tiny.build(vocabulary_texts([self.world]), whole_words(self.world), recipe.seed)
+        batch_vision_attention(self.model)
+        self.heads = VisionHeads(self.model.config.text_config.hidden_size, len(self.world.countries))
+        self.drills = SkillDrills(*self.pool, self.world, recipe.seed)
+        self.done: list[str] = []
+        if (folder / PROGRESS).is_file():
+            state = torch.load(folder / PROGRESS, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.heads.load_state_dict(state["heads"])
+            self.done = state["done"]
+
+    def see(self, photos: int, crops: int, minutes: float) -> None:
+        """Trains tower and heads on so many photos and crops a step."""
+        batches = vision_batches(*self.pool, (photos, crops), self.recipe.seed + photos)
+        train_vision(self.model.model.visual, self.heads, batches, 60 * minutes)
+
+    def speak(self, minutes: float, lr: float, batch: int, **shares: float) -> None:
+        """Trains the language model on drills, the tower held still."""
+        self.model.model.visual.requires_grad_(False)
+        train_skills(self.model, self.tokenizer, self.drills, 60 * minutes, shares, lr, batch)
+        self.model.model.visual.requires_grad_(True)
+
+    def step(self, name: str) -> None:
+        """One step of the recipe, unless it is done."""
+        if name in self.done:
+            return
+        print(name, flush=True)
+        minutes = getattr(self.recipe, name)
+        if name == "reading":
+            self.see(0, 64, minutes)
+        elif name == "looking":
+            self.see(32, 32, minutes)
+        elif name == "copying":
+            self.speak(minutes, 2e-3, 64, copying=0.6, spelling=0.4)
+        elif name == "judging":
+            self.speak(minutes, 1.5e-3, 32, judging=0.6, copying=0.2, spelling=0.2)
+        elif name == "spelling":
+            self.speak(minutes, 2e-3, 64, reading=1.0)
+        else:
+            self.speak(minutes, 1.5e-3, 32, pointing=0.3, reading=0.25, judging=0.4, copying=0.03, spelling=0.02)
+        self.done.append(name)
+        state = {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "done": self.done}
+        torch.save(state, self.folder / PROGRESS)
+
+    def measure(self) -> dict[str, float]:
+        """Skills on the photos of a world that was not trained on, and on held-out names only."""
+        recipe = self.recipe
+        test = draw_pool(
+            1, recipe.photos, recipe.drawn // 8, recipe.places, first_seed=FIRST_SEED - 1, only_held_out=True
+        )
+        drills = SkillDrills(*test, self.world, recipe.seed, only_held_out=True)
+        seen = measure_vision(self.model.model.visual, self.heads, *test)
+        return {f"heads_{k}": v for k, v in seen.items()} | measure_skills(self.agent(), drills, 256)
+
+    def agent(self) -> Agent:
+        """The base as an agent."""
+        template = self.tokenizer.chat_template
+        processor = ImageOnlyProcessor(tiny.image_processor(), self.tokenizer, chat_template=template)
+        return Agent(self.model, processor, TINY)
+
+
+def build_base(folder: Path, recipe: Recipe | None = None) -> dict[str, float]:
+    """Build the base from nothing, or go on where an earlier run stopped, and save it.
 
     Args:
         folder: Where the checkpoint goes.
-        vision_minutes: Wall time of the first step.
-        copy_minutes: Wall time of the second step.
-        reading_minutes: Wall time of the third step.
-        skill_minutes: Wall time of the fourth step.
-        worlds: Pre-training worlds of 200 places.
-        photos: Photos of each.
-        seed: Of weights and batches.
+        recipe: Minutes and sizes.
 
     Returns:
         Measured skills, on photos of a further world and on held-out names.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    world = World(FIRST_SEED, 200)
-    pool = draw_pool(worlds, photos)
-    print(f"{len(pool[0])} photos, {len(pool[1])} crops", flush=True)
-    model, tokenizer = tiny.build(vocabulary_texts([world]), whole_words(world), seed)
-    batch_vision_attention(model)
-    heads, kept = VisionHeads(model.config.text_config.hidden_size, len(world.countries)), folder / "vision.pt"
-    if kept.is_file():
-        state = torch.load(kept, weights_only=True)
-        model.model.visual.load_state_dict(state["visual"])
-        heads.load_state_dict(state["heads"])
-    else:
-        train_vision(model.model.visual, heads, vision_batches(*pool, world, 32, seed), 60 * vision_minutes)
-        torch.save({"visual": model.model.visual.state_dict(), "heads": heads.state_dict()}, kept)
-    processor = ImageOnlyProcessor(tiny.image_processor(), tokenizer, chat_template=tokenizer.chat_template)
-
-    def keep() -> None:
-        save_checkpoint(folder, model, processor, TINY, torch.float16)
-
-    eyes, drills = (heads, vision_batches(*pool, world, 12, seed + 1)), SkillDrills(*pool, world, seed)
-    train_skills(model, tokenizer, drills, 60 * copy_minutes, lr=2e-3, batch=64, shares=(0, 0, 0, 1))
-    model.model.visual.requires_grad_(False)
-    train_skills(model, tokenizer, drills, 60 * reading_minutes, lr=2e-3, batch=64, shares=(0, 1, 0, 0))
-    model.model.visual.requires_grad_(True)
-    train_skills(model, tokenizer, drills, 60 * skill_minutes, eyes=eyes, on_log=keep)
-    keep()
-    skills = measure(model, processor, world, photos)
+    builder = Builder(folder, recipe or Recipe())
+    for name in STEPS:
+        builder.step(name)
+    save_checkpoint(folder, builder.model, builder.agent().processor, TINY, torch.float16)
+    skills = builder.measure()
     (folder / "skills.json").write_text(json.dumps(skills, indent=2) + "\n")
     return skills
 
 
-def measure(model, processor, world: World, photos: int = 900, seed: int = 0) -> dict[str, float]:
-    """Skills on the photos of a world that was not trained on, and on held-out names only."""
-    test = draw_pool(1, photos, first_seed=FIRST_SEED - 1, only_held_out=True)
-    return measure_skills(Agent(model, processor, TINY), SkillDrills(*test, world, seed, only_held_out=True), 256)
-
-
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--vision-minutes", default=40.0, show_default=True)
-@click.option("--copy-minutes", default=4.0, show_default=True)
-@click.option("--reading-minutes", default=10.0, show_default=True)
-@click.option("--skill-minutes", default=40.0, show_default=True)
-@click.option("--worlds", default=12, show_default=True)
-@click.option("--photos", default=900, show_default=True, help="Of each world.")
-def main(folder: Path, **numbers) -> None:
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A field of Recipe, such as reading=20.")
+def main(folder: Path, settings: tuple[str, ...]) -> None:
     """Rebuild the tiny base model into FOLDER."""
     set_threads()
-    print(build_base(folder, **numbers))
+    known = {field.name: field.type for field in fields(Recipe)}
+    chosen = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in known:
+            raise click.BadParameter(f"{name!r}: unknown; use one of {', '.join(known)}")
+        try:
+            chosen[name] = type(getattr(Recipe(), name))(value)
+        except ValueError:
+            raise click.BadParameter(f"{setting!r}: give a number") from None
+    print(build_base(folder, Recipe(**chosen)))
 
 
 if __name__ == "__main__":

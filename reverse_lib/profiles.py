@@ -30,6 +30,7 @@ class ModelConfig:
     agent: str = "data/models/agent"  # the trained agent
     device: str = "cpu"  # "cpu", "cuda" or "cuda:1"
     lora_rank: int = 0  # 0 trains every weight
+    train_vision: bool = False  # whether the vision tower learns too; LoRA never trains it
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class SftConfig:
 
     samples: int = 1600
     batch_size: int = 16
+    accumulate: int = 1  # batches a step
     learning_rate: float = 1e-3
     epochs: float = 2.0
     minutes: float = 4.0  # stops earlier than `epochs` when this is used up

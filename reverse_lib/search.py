@@ -80,7 +80,10 @@ class SearchAnswer:
 
 @runtime_checkable
 class SearchBackend(Protocol):
-    """Anything that answers the agent's searches: cache, miniature web, live service."""
+    """Anything that answers the agent's searches: cache, miniature web, live service.
+
+    One that answers image searches without looking at `crop` may say `reads_pixels = False`.
+    """
 
     def image(self, photo_id: str, bbox_2d: Sequence[float], call: int = 0, crop=None) -> SearchAnswer | None:
         """Searches by picture.

@@ -3,7 +3,8 @@
 Stage 1, direct: photo -> answer. Stage 2, cold start: whole trajectories with crops and search results. They
 differ only in the trajectories they are given. What differs from TRL's own vision collator (see `Collator`):
 the tool block is rendered as in RL, images inside tool turns stay where they are, and nothing but assistant
-tokens carries loss. What differs from the paper: sizes, and a cosine that ends at 0.1 of the peak rate for both.
+tokens carries loss, each weighing the same however a step is split into batches. What differs from the paper: sizes,
+and a cosine that ends at 0.1 of the peak rate for both.
 
 Run it in notebook 03_sft, or: `train(model, processor, make_dataset(trajectories, photos, interface), config, folder)`.
 """
@@ -166,10 +167,11 @@ class TimeLimit(TrainerCallback):
 
 def sft_arguments(config: SftConfig, samples: int, folder: str | Path, seed: int, device: str) -> SFTConfig:
     """The stage's settings in TRL's terms; optimiser constants are the paper's."""
-    steps = max(1, math.ceil(samples * config.epochs / config.batch_size))
+    steps = max(1, math.ceil(samples * config.epochs / (config.batch_size * config.accumulate)))
     return SFTConfig(
         output_dir=str(folder),
         per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
         learning_rate=config.learning_rate,
         max_steps=steps,
         lr_scheduler_type="cosine_with_min_lr",
@@ -232,6 +234,9 @@ def train(
             data_collator=Collator(processor, config.max_length),
             callbacks=[history, TimeLimit(config.minutes)],
         )
+        # Qwen3-VL says it takes no loss arguments, so that TRL would average the means of small batches, in which a
+        # short answer weighs as much as a long trajectory; TRL's own loss can count tokens over the whole step.
+        trainer.model_accepts_loss_kwargs = True
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=resume)
     return history.rows

@@ -6,6 +6,7 @@ and copying can be measured on names the base has never seen.
 """
 
 import hashlib
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,13 +18,12 @@ import numpy as np
 from reverse_lib.environment import TINY, initial_messages, show_photo, show_zoom, with_photo
 from reverse_lib.geo import Answer
 from reverse_lib.lettering import CropSample, draw_crop, loosen
-from reverse_lib.teacher import Row, judge
+from reverse_lib.teacher import WORDINGS, Row, judge, say, spell
 from reverse_lib.trajectory import ToolCall, format_turn
 from reverse_lib.world import Country, World
-from reverse_lib.world.web import LANDMARK_TITLES, NO_POSITION, PLACE_TITLES, SHOP_TITLES
+from reverse_lib.world.pages import ABOUT, TITLES, filler
 
-KINDS = ("none", "sign", "board", "landmark", "jersey", "poster", "restaurant")  # the first four can inform
-TITLES = (*["{n}, {c}"] * 4, *PLACE_TITLES, *LANDMARK_TITLES, *SHOP_TITLES, "Street in {n}, {c}", "Poster {n}, {c}")
+KINDS = ("none", "sign", "board", "landmark", "jersey", "poster", "restaurant", "mural")  # the first four can inform
 FIRST_SEED = 1000  # pre-training worlds; evaluation uses small seeds
 
 
@@ -45,14 +45,14 @@ def held_out(name: str) -> bool:
     return hashlib.blake2b(name.encode(), digest_size=2).digest()[0] < 256 // 12
 
 
-def draw_samples(seed: int, photos: int, places: int = 200, crops_per_mark: int = 2, only_held_out: bool = False):
+def draw_samples(seed: int, photos: int, places: int = 200, drawn: int = 0, only_held_out: bool = False):
     """Photos and crops of one pre-training world.
 
     Args:
         seed: The world's seed.
         photos: How many photos of its train split.
         places: The world's size.
-        crops_per_mark: Differently loosened crops of each region with text.
+        drawn: Crops with any name on them, besides one of each region with text.
         only_held_out: Take the held-out names instead of the others (for measuring).
 
     Returns:
@@ -73,47 +73,51 @@ def draw_samples(seed: int, photos: int, places: int = 200, crops_per_mark: int 
         marks = [(KINDS.index(m.kind), tuple(m.bbox_2d)) for m in photo.marks]
         seen.append(PhotoSample(small, codes[photo.country], kind, box, marks, photo.photo_id, photo.city))
         for mark in photo.marks:
-            if not mark.text or mark.kind == "jersey" or held_out(mark.text) != only_held_out:
-                continue
-            for _ in range(crops_per_mark):
+            if mark.kind in ("sign", "board", "poster") and held_out(mark.text) == only_held_out:
                 zoom = show_zoom(image, loosen(mark.bbox_2d, rng), TINY)
                 crops.append(CropSample(np.asarray(zoom), mark.text))
+    names = [name for name in world.names if held_out(name) == only_held_out]
+    crops += [draw_crop(rng, names, world.countries, seen[i % len(seen)].image) for i in range(drawn)]
     return seen, crops
 
 
-def draw_pool(worlds: int, photos: int, workers: int = 2, first_seed: int = FIRST_SEED, only_held_out: bool = False):
-    """`draw_samples` over several worlds, in parallel processes.
+def draw_pool(
+    worlds: int,
+    photos: int,
+    drawn: int = 0,
+    places: int = 200,
+    workers: int = 2,
+    first_seed: int = FIRST_SEED,
+    only_held_out: bool = False,
+):
+    """`draw_samples` over several worlds, in parallel processes; `photos` and `drawn` count for each of them.
 
     Returns:
         (list of PhotoSample, list of CropSample), in the order of seeds.
     """
+    draw = partial(draw_samples, photos=photos, places=places, drawn=drawn, only_held_out=only_held_out)
     with ProcessPoolExecutor(workers) as pool:
-        parts = list(
-            pool.map(
-                partial(draw_samples, photos=photos, only_held_out=only_held_out),
-                range(first_seed, first_seed + worlds),
-            )
-        )
+        parts = list(pool.map(draw, range(first_seed, first_seed + worlds)))
     return [p for part in parts for p in part[0]], [c for part in parts for c in part[1]]
 
 
 def vision_batches(
-    photos: Sequence[PhotoSample], crops: Sequence[CropSample], world: World, batch: int, seed: int
+    photos: Sequence[PhotoSample], crops: Sequence[CropSample], batch: tuple[int, int], seed: int
 ) -> Iterator[tuple[list[PhotoSample], list[CropSample]]]:
-    """Endless random batches: `batch` photos, half as many of their crops, and 1.5 times as many drawn ones."""
+    """Endless random batches of so many photos and so many crops."""
     rng = np.random.default_rng(seed)
-    names = [name for name in world.names if not held_out(name)]
     while True:
-        chosen = [photos[i] for i in rng.integers(len(photos), size=batch)]
-        real = [crops[i] for i in rng.integers(len(crops), size=batch // 2)]
-        drawn = [draw_crop(rng, names, world.countries, chosen[i % batch].image) for i in range(batch * 3 // 2)]
-        yield chosen, drawn + real
+        yield tuple(
+            [pool[i] for i in rng.integers(len(pool), size=n)] for pool, n in zip((photos, crops), batch, strict=True)
+        )
 
 
 def vocabulary_texts(worlds: Iterable[World]) -> Iterator[str]:
-    """Text for the tokenizer: every city name and every kind of page title."""
+    """Text for the tokenizer: every city name, whole and spelled, and every kind of page title."""
     for world in worlds:
         yield from world.names
+        yield from (f"It reads {spell(name)}." for name in world.names[::20] if " " not in name)
+        yield from (f"It reads {spell(name)}." for name in world.names if " " in name)
         yield from (f"{page.title}: {page.snippet}" for page in world.engine.pages)
 
 
@@ -150,20 +154,17 @@ class SkillDrills:
         country = self.countries[photo.country]
         if photo.bbox_2d is None:
             answer = Answer(country.name, country.city, country.lat, country.lon)
-            turn = format_turn(f"{country.name}? Nothing to read.", answer=answer)
+            turn = format_turn(f"{self._say('guess', c=country.name)} {self._say('nothing')}", answer=answer)
         else:
             turn = self._look(country.name, KINDS[photo.kind], photo.bbox_2d)
         return SkillSample([*_opening(with_image=True), _says(turn)], photo.image)
 
     def reading(self) -> SkillSample:
-        """A crop, the text on it, and the query that follows."""
+        """A crop, the text on it letter by letter, and the query that follows."""
         crop = self.crops[self.rng.integers(len(self.crops))]
-        if self.rng.random() < 0.6:
-            backdrop = self.photos[self.rng.integers(len(self.photos))].image
-            crop = draw_crop(self.rng, self.names, self.countries, backdrop)
         country = self._pick(self.countries).name
         look = self._look(country, self._pick(("sign", "board")), self.rng.integers(0, 100, 4) * 10)
-        turn = format_turn(f"It reads {crop.text}.", tool_call=_text_search(f"{crop.text} {country}"))
+        turn = self._read(crop.text, country)
         messages = [*_opening(), _says(look), _tool({"type": "image"}), _says(turn)]
         return SkillSample(messages, crop.image)
 
@@ -174,30 +175,36 @@ class SkillDrills:
         text = ", ".join(words[: int(rng.integers(4, 17))])
         return SkillSample([{"role": "user", "content": text}, _says(text)], None)
 
+    def spelling(self) -> SkillSample:
+        """Spelled names to be said as names: what turns letters that were read into a query."""
+        names = [self._pick(self.names) for _ in range(int(self.rng.integers(2, 7)))]
+        text = " ".join(f"It reads {spell(name)}." for name in names)
+        return SkillSample([{"role": "user", "content": text}, _says(", ".join(names))], None)
+
     def judging(self) -> SkillSample:
         """A list of results, a verdict on each, and what follows from them."""
         country, name = self._pick(self.countries), self._pick(self.names)
         by_look = self.rng.random() < 0.3
         rows = self._results(country, name, by_look)
-        listed = "\n".join(f"[{row.number}] {row.title}: {row.position or NO_POSITION}" for row in rows)
+        listed = "\n".join(f"[{row.number}] {row.title}: {row.position or filler(self.rng)}" for row in rows)
         verdicts = [judge(row, country.name, "" if by_look else name) for row in rows]
         think, trusted = " ".join(map(str, verdicts)), [v for v in verdicts if v.trusted]
         useful = [verdict.row.number for verdict in trusted]
         if trusted:
             row = trusted[0].row
             answer = Answer(row.country, row.names[0] if by_look else name, *map(float, row.position.split(", ")))
-            turn = format_turn(f"{think} Use [{row.number}]: {row.position}", useful, answer=answer)
+            turn = format_turn(f"{think} {self._say('use', i=row.number, p=row.position)}", useful, answer=answer)
         elif by_look:
             answer = Answer(country.name, country.city, country.lat, country.lon)
-            turn = format_turn(f"{think} None.", useful, answer=answer)
+            turn = format_turn(f"{think} {self._say('none')}", useful, answer=answer)
         else:
-            turn = format_turn(f"{think} None.", useful, tool_call=_text_search(name))
+            turn = format_turn(f"{think} {self._say('none')}", useful, tool_call=_text_search(name))
         box = self.rng.integers(0, 100, 4) * 10
         if by_look:
-            before = [_says(self._look(country.name, "landmark", box))]
+            before = [_says(self._look(country.name, self._pick(("landmark", "landmark", "sign", "board")), box, True))]
         else:
-            read = format_turn(f"It reads {name}.", tool_call=_text_search(f"{name} {country.name}"))
-            before = [_says(self._look(country.name, "sign", box)), _tool({"type": "text", "text": ""}), _says(read)]
+            look, crop = self._look(country.name, self._pick(("sign", "board")), box), {"type": "text", "text": ""}
+            before = [_says(look), _tool(crop), _says(self._read(name, country.name))]
         messages = [*_opening(), *before, _tool({"type": "text", "text": listed}), _says(turn)]
         return SkillSample(messages, None)
 
@@ -209,35 +216,34 @@ class SkillDrills:
             same_country, same_name = rng.random() < 0.5, rng.random() < (0.3 if by_look else 0.6)
             where = country.name if same_country else self._pick(self.countries).name
             who = name if same_name else self._neighbour(name) if rng.random() < 0.3 else self._pick(self.names)
-            title = self._title(who, where, by_look)
+            kind = self._pick(ABOUT) if rng.random() < 0.85 else self._pick(("blog", "jersey", "restaurant"))
+            words = {"n": who, "m": self._pick(self.names), "e": self._pick(self.countries).eatery, "c": where}
+            title = self._pick(TITLES[kind]).format(**words)
+            at = (rng.uniform(-55, 65), rng.uniform(-179, 179))
             if same_name and where == country.name:
                 at = (lat + rng.normal(0, 0.03), lon + rng.normal(0, 0.03))
-            else:
-                at = (rng.uniform(-55, 65), rng.uniform(-179, 179))
-            placeless = title.startswith(("Poster", "Football", "Restaurant", "Street")) or " or " in title
-            stated = not placeless and rng.random() < 0.8
+            stated = kind != "blog" and rng.random() < 0.65
             rows.append((title, f"{at[0]:.2f}, {at[1]:.2f}" if stated else ""))
         return [Row(number, *row) for number, row in enumerate(rows, 1)]
-
-    def _title(self, name: str, country: str, by_look: bool) -> str:
-        rng = self.rng
-        if rng.random() < 0.08:
-            eatery = self._pick(self.countries).eatery
-            return self._pick((f"Football shirt, {country}", f"Restaurant {eatery}, {country}"))
-        if rng.random() < 0.06:
-            return f"{name} or {self._pick(self.names)}, {country}"
-        templates = LANDMARK_TITLES if by_look and rng.random() < 0.7 else TITLES
-        return self._pick(templates).format(n=name, c=country)
 
     def _neighbour(self, name: str) -> str:
         """A name that begins alike."""
         position = bisect_left(self.names, name) + int(self.rng.integers(-2, 3))
         return self.names[position % len(self.names)]
 
-    def _look(self, country: str, kind: str, bbox_2d: Sequence[int]) -> str:
-        tool = "image_search_tool" if kind == "landmark" else "image_zoom_in_tool"
+    def _look(self, country: str, kind: str, bbox_2d: Sequence[int], by_image: bool = False) -> str:
+        """A first turn: the guess, what is seen, and a call with the box (reading it, unless it has no writing)."""
+        tool = "image_search_tool" if by_image or kind == "landmark" else "image_zoom_in_tool"
         box = [int(round(v / 10) * 10) for v in bbox_2d]
-        return format_turn(f"{country}? A {kind}.", tool_call=ToolCall(tool, {"bbox_2d": box}))
+        think = f"{self._say('guess', c=country)} {self._say('see', k=kind)}"
+        return format_turn(think, tool_call=ToolCall(tool, {"bbox_2d": box}))
+
+    def _read(self, name: str, country: str) -> str:
+        """The turn after a zoom."""
+        return format_turn(self._say("reads", n=spell(name)), tool_call=_text_search(f"{name} {country}"))
+
+    def _say(self, phrase: str, **parts: object) -> str:
+        return say(self.rng, phrase, **parts)
 
     def _pick(self, items: Sequence):
         return items[int(self.rng.integers(len(items)))]
@@ -261,21 +267,9 @@ def _text_search(query: str) -> ToolCall:
 
 
 def whole_words(world: World) -> list[str]:
-    """Words that deserve a token of their own: countries, and the wording of titles and turns."""
-    words = {word for title in TITLES for word in title.format(n="", c="").replace(",", " ").split() if len(word) > 2}
-    words |= {
-        "Football",
-        "shirt",
-        "Restaurant",
-        "Where",
-        "this",
-        "Find",
-        "the",
-        "place",
-        "reads",
-        "Nothing",
-        "read",
-        "Use",
-    }
-    words |= {"None", "sign", "board", "landmark", "system", "user", "assistant"}
+    """Words that deserve a token of their own: countries, and the wording of titles, snippets and turns."""
+    phrases = [phrase for group in (*TITLES.values(), *WORDINGS.values()) for phrase in group]
+    phrases += [*KINDS, "Where is this Find the place", "system user assistant"]
+    bare = (re.sub(r"\{\w\}", " ", phrase) for phrase in phrases)
+    words = {word for phrase in bare for word in re.findall("[A-Za-z]+", phrase) if len(word) > 2}
     return sorted(words | {country.name for country in world.countries})

@@ -2,34 +2,53 @@
 
 It replaces the paper's large teacher model where there is none: the cold start learns from what it writes, and its
 errors (decoy boxes, vague queries, giving up, wrong trust) give filters and labels their work. It decides from the
-truth about a photo, never from pixels, but says only what the model could have seen. Every error rate is a field;
-which photos they hit follows from (seed, photo id).
+truth about a photo, never from pixels, but says only what the model could have seen. Every rate is a field; which
+photos it hits follows from (seed, photo id).
 
     teacher = ScriptedTeacher(world)
     trajectories = rollout(teacher, world.photos("train", 500), world.live)
 
 Evidence is judged in symbols, since a small model learns one token a decision: after each result's title come country
-match, name match and verdict (`+` or `~`). `in_words` writes them out for people.
+match, name match and verdict (`+` or `~`). A name is read letter by letter before it is used, since reading is where a
+small model fails. `in_words` writes both out for people.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
 
 from reverse_lib.geo import Answer
 from reverse_lib.interface import NO_RESULTS
 from reverse_lib.search import normalise_query
 from reverse_lib.trajectory import ToolCall, format_turn
 from reverse_lib.world import Country, Mark, World
-from reverse_lib.world.gazetteer import pick, stream
-from reverse_lib.world.web import LANDMARK_TITLES, PLACE_TITLES, SHOP_TITLES
+from reverse_lib.world.gazetteer import fold, pick, stream
+from reverse_lib.world.pages import names_in, states_position
 
-_TITLES = (*PLACE_TITLES, *LANDMARK_TITLES, *SHOP_TITLES, "Street in {n}, {c}", "Poster {n}, {c}")
-_SUBJECTS = [re.compile(re.escape(title.removesuffix(", {c}")).replace(r"\{n\}", "(.+)")) for title in _TITLES]
+WORDINGS = {
+    "guess": ("{c}?", "Maybe {c}.", "Looks like {c}."),
+    "nothing": ("Nothing to read.", "No sign here.", "Nothing to search."),
+    "see": ("A {k}.", "I see a {k}.", "There is a {k}."),
+    "reads": ("It reads {n}.",),
+    "none": ("None.", "None fits.", "No match."),
+    "use": ("Use [{i}]: {p}",),
+    "follow": ("Search [{i}].", "Follow [{i}]."),
+    "check": ("[{i}] fits. Check.", "Check [{i}]."),
+    "keep": ("Keep {p}.", "It was {p}."),
+    "down": ("No search.",),
+}
+"""Every phrase but the verdicts, and the ways of saying it: c country, k kind of region, n spelled name, i number of a
+result, p position. One token a word, so words are few."""
+
+ZOOM, IMAGE, TEXT = "image_zoom_in_tool", "image_search_tool", "text_search_tool"
+MAX_CALLS = 6
 _RESULT = re.compile(r"\[(\d+)\] (.*)")
-_POSITION = re.compile(r"-?\d{1,2}\.\d{2}, -?\d{1,3}\.\d{2}")
 _VERDICT = re.compile(r"\[(\d{1,3})\] ([^\[\]\n~]{1,200}?)([+~])([+~])([+~])(?: |$)")
-_MAX_SEARCHES = 3
+_SPELLED = re.compile(r"(?<=reads )((?:.-)+.)(?=\.( |$))")
+_MAX_SEARCHES = 3  # by words, for one region
 
 
 @dataclass(frozen=True)
@@ -48,9 +67,7 @@ class Row:
     @property
     def names(self) -> list[str]:
         """The place or places the title speaks of: "Map of Valencia, Spain" -> ["Valencia"]."""
-        subject = self.title.rpartition(", ")[0]
-        inner = next((match[1] for pattern in _SUBJECTS if (match := pattern.fullmatch(subject))), subject)
-        return inner.split(" or ")
+        return names_in(self.title)
 
 
 @dataclass(frozen=True)
@@ -68,12 +85,23 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Look:
+    """One call that the teacher means to make: about which region, and the name it knows by then ("" for none)."""
+
+    call: ToolCall
+    mark: Mark
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What the teacher means to do with a photo: the calls it makes one after the other until one succeeds."""
 
     guess: Country
-    calls: tuple[tuple[ToolCall, Mark], ...]  # each with the region it is about
+    looks: tuple[Look, ...]
     gives_up_after: int | None  # turns
+    other_tool: bool
+    double_checks: bool
 
 
 @dataclass(frozen=True)
@@ -91,8 +119,14 @@ class ScriptedTeacher:
         bare_query: Share of readings that it first searches without the country.
         gives_up: Share of photos where it answers after its first look, whatever it saw.
         wrong_verdict: Share of results with coordinates that it trusts, or does not trust, against its own flags.
+        image_first: Share of regions with writing that it searches for by their look before it reads them.
+        other_tool: Share of photos where it tries the other way when the first brought nothing: looks for a sign's
+            picture after its words or the reverse, or searches for a place that a picture's pages only name.
+        double_checks: Share of photos where it asks once more, in another way, before it trusts what it found.
         name: Signs the trajectories.
     """
+
+    reads_pixels: ClassVar[bool] = False
 
     world: World
     seed: int = 0
@@ -104,6 +138,9 @@ class ScriptedTeacher:
     bare_query: float = 0.08
     gives_up: float = 0.1
     wrong_verdict: float = 0.03
+    image_first: float = 0.15
+    other_tool: float = 0.5
+    double_checks: float = 0.1
     name: str = "scripted-teacher"
 
     def respond_for(self, photo_ids: Sequence[str], conversations: Sequence[list[dict]]) -> list[str]:
@@ -117,43 +154,73 @@ class ScriptedTeacher:
     def _turn(self, photo_id: str, messages: Sequence[dict]) -> str:
         plan = self._plan(photo_id)
         turn = sum(message["role"] == "assistant" for message in messages)
+        words = stream("teacher words", self.seed, photo_id, turn)
         if turn == 0:
-            return self._go_on(plan, 0, f"{plan.guess.name}?" if plan.calls else f"{plan.guess.name}? Nothing to read.")
+            think = say(words, "guess", c=plan.guess.name)
+            return self._go_on(plan, 0, think if plan.looks else f"{think} {say(words, 'nothing')}", words)
         text, has_image = _observed(messages[-1])
-        call, mark = plan.calls[turn - 1]
-        if call.name == "image_zoom_in_tool":
+        stop = "answer now" in text
+        earlier = self._verdicts(plan, photo_id, turn - 1, messages[-3]) if turn > 1 else []
+        extra = self._extra(plan, photo_id, turn - 1, earlier)
+        look = extra or plan.looks[turn - 1]
+        if look.call.name == ZOOM:
             if not has_image:
-                return _fall_back(plan, "Nothing to read.")
-            return self._go_on(plan, turn, f"It reads {mark.text}.", stop="answer now" in text)
-        rows = read_results(text)
-        if not rows and not text.startswith(NO_RESULTS):
-            return _fall_back(plan, "No search.")
-        return self._judged(plan, turn, rows, photo_id, stop="answer now" in text)
+                return _fall_back(plan, say(words, "nothing"))
+            return self._go_on(plan, turn, say(words, "reads", n=spell(look.mark.text)), words, stop=stop)
+        verdicts = self._verdicts(plan, photo_id, turn, messages[-1], look)
+        if extra:
+            return _after_extra(plan, extra, text, verdicts, _best(earlier), words)
+        if not verdicts and not text.startswith(NO_RESULTS):
+            return _fall_back(plan, say(words, "down"))
+        return self._judged(plan, photo_id, turn, verdicts, stop, words)
 
-    def _judged(self, plan: Plan, turn: int, rows: list[Row], photo_id: str, stop: bool) -> str:
-        """The turn after a search: a verdict on every result, then the answer or the next call."""
-        mark = plan.calls[turn - 1][1]
+    def _judged(self, plan: Plan, photo_id: str, turn: int, verdicts: list[Verdict], stop: bool, words) -> str:
+        """The turn after a search of the plan: the answer, a call that the results suggest, or the plan's next one."""
+        best, more = _best(verdicts), None if stop else self._extra(plan, photo_id, turn, verdicts)
+        if more:
+            number = (best or _named(verdicts)).row.number
+            think = say(words, "check" if best else "follow", i=number)
+            return format_turn(_listed(verdicts, think), _useful(verdicts), tool_call=more.call)
+        if best:
+            return _answered(plan, verdicts, best, plan.looks[turn - 1].name, words)
+        return self._go_on(plan, turn, _listed(verdicts, say(words, "none")), words, [], stop)
+
+    def _verdicts(self, plan: Plan, photo_id: str, turn: int, message: dict, look: Look | None = None) -> list[Verdict]:
+        """What it says about each result in the message that answers its call of a turn; none after a zoom."""
+        name = (look or plan.looks[turn - 1]).name
         rng = stream("teacher verdicts", self.seed, photo_id, turn)
-        verdicts = [judge(row, plan.guess.name, mark.text, rng.random() < self.wrong_verdict) for row in rows]
-        trusted = [verdict for verdict in verdicts if verdict.trusted]
-        useful = [verdict.row.number for verdict in trusted]
-        think = " ".join(map(str, verdicts))
-        if not trusted:
-            return self._go_on(plan, turn, f"{think} None.".strip(), [], stop)
-        best = trusted[0]
-        city = mark.text if best.name and mark.text else best.row.names[0]
-        lat, lon = map(float, best.row.position.split(", "))
-        answer = Answer(best.row.country, city, lat, lon)
-        return format_turn(f"{think} Use [{best.row.number}]: {best.row.position}", useful, answer=answer)
+        rows = read_results(_observed(message)[0])
+        return [judge(row, plan.guess.name, name, rng.random() < self.wrong_verdict) for row in rows]
 
-    def _go_on(self, plan: Plan, turn: int, think: str, useful: list[int] | None = None, stop: bool = False) -> str:
+    def _extra(self, plan: Plan, photo_id: str, turn: int, verdicts: Sequence[Verdict]) -> Look | None:
+        """A call that results suggest: it checks what they say, or asks about a place they name without a position."""
+        best, named = _best(verdicts), _named(verdicts)
+        if not named and not best or plan.gives_up_after is not None or turn >= MAX_CALLS:
+            return None
+        look, country = plan.looks[turn - 1], plan.guess.name
+        name = look.name or next(iter((best or named).row.names), "")
+        queries = [f"{name} {country}".strip(), name or country]
+        if not best:
+            follows = plan.other_tool and not look.mark.text
+            return Look(ToolCall(TEXT, {"query": queries[0]}), look.mark, name) if follows else None
+        if not plan.double_checks:
+            return None
+        asked, rng = look.call.arguments.get("query"), stream("teacher check", self.seed, photo_id)
+        options = [ToolCall(TEXT, {"query": queries[queries[0] == asked]})]
+        if asked is not None:
+            options.append(ToolCall(IMAGE, {"bbox_2d": _box(rng, look.mark, sloppy=False)}))
+        return Look(pick(rng, options), look.mark, name)
+
+    def _go_on(
+        self, plan: Plan, turn: int, think: str, words, useful: list[int] | None = None, stop: bool = False
+    ) -> str:
         """The next call of the plan, or the fall-back answer when there is none or the teacher gives up."""
-        if stop or turn >= len(plan.calls) or (plan.gives_up_after is not None and turn >= plan.gives_up_after):
+        if stop or turn >= len(plan.looks) or (plan.gives_up_after is not None and turn >= plan.gives_up_after):
             return _fall_back(plan, think, useful)
-        call, mark = plan.calls[turn]
-        if turn == 0 or mark is not plan.calls[turn - 1][1]:
-            think += f" A {mark.kind}."
-        return format_turn(think, useful, tool_call=call)
+        look = plan.looks[turn]
+        if turn == 0 or look.mark is not plan.looks[turn - 1].mark:
+            think += f" {say(words, 'see', k=look.mark.kind)}"
+        return format_turn(think, useful, tool_call=look.call)
 
     def _plan(self, photo_id: str) -> Plan:
         photo = self.world.photo(photo_id)
@@ -168,23 +235,52 @@ class ScriptedTeacher:
             marks.insert(0, pick(rng, decoys))
         if rng.random() < self.overlooks:
             marks = []
-        calls = [(call, mark) for mark in marks for call in self._calls(rng, mark, guess.name)]
-        return Plan(guess, tuple(calls), 1 if rng.random() < self.gives_up else None)
+        other_tool = bool(rng.random() < self.other_tool)
+        looks = [look for mark in marks for look in self._looks(rng, mark, guess.name, other_tool)]
+        gives_up_after = 1 if rng.random() < self.gives_up else None
+        double_checks = bool(rng.random() < self.double_checks)
+        return Plan(guess, tuple(looks[:MAX_CALLS]), gives_up_after, other_tool, double_checks)
 
-    def _calls(self, rng, mark: Mark, country: str) -> list[ToolCall]:
-        """What to do about one region: read it and search for the words, or search for its look."""
+    def _looks(self, rng, mark: Mark, country: str, other_tool: bool) -> list[Look]:
+        """What to do about one region: read it and search for the words, or search for its look, or both in turn."""
         box = _box(rng, mark, sloppy=rng.random() < self.sloppy_box)
+        by_look = Look(ToolCall(IMAGE, {"bbox_2d": box}), mark)
+        image_first = rng.random() < self.image_first
         if not mark.text:
-            return [ToolCall("image_search_tool", {"bbox_2d": box})]
+            return [by_look]
         queries = [f"{mark.text} {country}", mark.text]
         if rng.random() < self.bare_query:
             queries.reverse()
         if rng.random() < self.vague_query:
             queries.insert(0, f"{mark.kind} {country}")
-        if not mark.informative:
+        if not mark.informative and not other_tool:
             queries = queries[:1]
-        searches = [ToolCall("text_search_tool", {"query": query}) for query in queries[:_MAX_SEARCHES]]
-        return [ToolCall("image_zoom_in_tool", {"bbox_2d": box}), *searches]
+        searches = [Look(ToolCall(TEXT, {"query": query}), mark, mark.text) for query in queries[:_MAX_SEARCHES]]
+        by_words = [Look(ToolCall(ZOOM, {"bbox_2d": box}), mark), *searches]
+        if image_first:
+            return [by_look, *by_words] if other_tool else [by_look]
+        return [*by_words, Look(by_look.call, mark, mark.text)] if other_tool and mark.informative else by_words
+
+
+def say(rng: np.random.Generator, phrase: str, **parts: object) -> str:
+    """A phrase of `WORDINGS` in one of its wordings.
+
+    Args:
+        rng: Chooses the wording.
+        phrase: A key of `WORDINGS`.
+        **parts: What its wordings name in braces.
+    """
+    return pick(rng, WORDINGS[phrase]).format(**parts)
+
+
+def spell(name: str) -> str:
+    """A name letter by letter: "Salt Lake" -> "S-a-l-t- -L-a-k-e"."""
+    return "-".join(name)
+
+
+def unspell(letters: str) -> str:
+    """The name that `spell` spelled; what isn't spelled stays as it is."""
+    return letters[::2] if len(letters) % 2 and not letters[1::2].strip("-") else letters
 
 
 def judge(row: Row, country: str, name: str, mistaken: bool = False) -> Verdict:
@@ -193,12 +289,12 @@ def judge(row: Row, country: str, name: str, mistaken: bool = False) -> Verdict:
     Args:
         row: The result.
         country: The country the photo is believed to show.
-        name: What was read in the photo; "" after an image search, where the country alone must do.
+        name: What was read in the photo; "" when nothing was, where any place of the country must do.
         mistaken: Turns the verdict round, if the result states a position.
     """
     same_country = row.country == country
-    names = {normalise_query(one) for one in row.names}
-    same_name = normalise_query(name) in names if name else same_country
+    names = {normalise_query(fold(one)) for one in row.names}
+    same_name = normalise_query(fold(name)) in names if name else same_country and bool(names)
     return Verdict(row, same_country, same_name, bool(row.position) and (same_country and same_name) != mistaken)
 
 
@@ -208,19 +304,19 @@ def read_results(text: str) -> list[Row]:
     for line in text.splitlines():
         if match := _RESULT.fullmatch(line):
             title, _, snippet = match[2].rpartition(": ")
-            position = snippet if _POSITION.fullmatch(snippet) else ""
+            position = snippet if states_position(snippet) else ""
             rows.append(Row(int(match[1]), title or snippet, position))
     return rows
 
 
 def in_words(think: str) -> str:
-    """The teacher's symbols as words: `[2] Valencia, Spain+++` -> "[2] Valencia, Spain — country ✓, name ✓ → trusted".
+    """The teacher's shorthand in words: "[2] Vigo, Spain+++" -> "[2] Vigo, Spain — country ✓, name ✓ → trusted".
 
     Args:
-        think: Any text; what has no symbols stays as it is.
+        think: Any text; what has no symbols and no spelled name stays as it is.
 
     Returns:
-        The same with one line a verdict.
+        The same with one line a verdict, and names as they are written.
     """
 
     def line(match: re.Match) -> str:
@@ -228,6 +324,7 @@ def in_words(think: str) -> str:
         trusted = "trusted" if verdict == "✓" else "not trusted"
         return f"[{match[1]}] {match[2]} — country {country}, name {name} → {trusted}\n"
 
+    think = _SPELLED.sub(lambda match: unspell(match[1]), think)
     return _VERDICT.sub(line, think).rstrip("\n") if _VERDICT.search(think) else think
 
 
@@ -247,6 +344,47 @@ def _box(rng, mark: Mark, sloppy: bool) -> list[int]:
     edges = (x1 - reach[0] * width, y1 - reach[1] * height, x2 + reach[2] * width, y2 + reach[3] * height)
     left, top, right, bottom = (min(max(round(edge / 10) * 10, 0), 1000) for edge in edges)
     return [min(left, 990), min(top, 990), max(right, left + 10), max(bottom, top + 10)]
+
+
+def _listed(verdicts: Sequence[Verdict], conclusion: str) -> str:
+    return " ".join([*map(str, verdicts), conclusion])
+
+
+def _useful(verdicts: Sequence[Verdict]) -> list[int]:
+    return [verdict.row.number for verdict in verdicts if verdict.trusted]
+
+
+def _answer(plan: Plan, best: Verdict, name: str) -> Answer:
+    """What a trusted result says: its country and position, and the name that was read or else the result's first."""
+    city = name if best.name and name else next(iter(best.row.names), name or plan.guess.city)
+    return Answer(best.row.country, city, *map(float, best.row.position.split(", ")))
+
+
+def _best(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """The first result that is trusted."""
+    return next((verdict for verdict in verdicts if verdict.trusted), None)
+
+
+def _named(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """The first result of the right country and name."""
+    return next((verdict for verdict in verdicts if verdict.country and verdict.name), None)
+
+
+def _after_extra(plan: Plan, extra: Look, text: str, verdicts: list[Verdict], earlier: Verdict | None, words) -> str:
+    """The answer after a call that results suggested: from the new results, or else from what was found before."""
+    if best := _best(verdicts):
+        return _answered(plan, verdicts, best, extra.name, words)
+    searched = bool(verdicts) or text.startswith(NO_RESULTS)
+    think, useful = _listed(verdicts, say(words, "none" if searched else "down")), [] if searched else None
+    if earlier is None:
+        return _fall_back(plan, think, useful)
+    think = f"{think} {say(words, 'keep', p=earlier.row.position)}"
+    return format_turn(think, useful, answer=_answer(plan, earlier, extra.name))
+
+
+def _answered(plan: Plan, verdicts: Sequence[Verdict], best: Verdict, name: str, words) -> str:
+    think = _listed(verdicts, say(words, "use", i=best.row.number, p=best.row.position))
+    return format_turn(think, _useful(verdicts), answer=_answer(plan, best, name))
 
 
 def _fall_back(plan: Plan, think: str, useful: list[int] | None = None) -> str:

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from reverse_lib.rewards import box_iou
 from reverse_lib.skills import KINDS, CropSample, PhotoSample
 
 CHARSET = " abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-'."
-READ_STEPS = 8  # frames a merged visual token (32 px) is split into
+READ_STEPS = 4  # frames a merged visual token (32 px) is split into
 BLANK = 0  # of the frames; characters count from 1
 INFORMATIVE = 4  # KINDS below it, but for 0, can inform
 CELL = (5, 4)  # merged tokens across and down a photo
@@ -143,10 +144,11 @@ def read_greedy(heads: VisionHeads, tokens: torch.Tensor) -> list[str]:
 
 
 def vision_losses(visual: nn.Module, heads: VisionHeads, photos, crops) -> dict[str, torch.Tensor]:
-    """All losses of the heads on a batch of photos and a batch of crops, each of one size."""
-    device = next(visual.parameters()).device.type
+    """All losses of the heads on a batch of photos and a batch of crops, each of one size; photos may be none."""
+    device, losses = next(visual.parameters()).device.type, {}
     with torch.autocast(device, dtype=torch.bfloat16):
-        losses = photo_loss(heads, visual_tokens(visual, np.stack([s.image for s in photos])), photos)
+        if photos:
+            losses = photo_loss(heads, visual_tokens(visual, np.stack([s.image for s in photos])), photos)
         tokens = visual_tokens(visual, np.stack([s.image for s in crops]))
     return losses | reading_loss(heads, tokens.float(), crops)
 
@@ -191,6 +193,24 @@ def train_vision(
             history.append(row)
             report(" ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
     return history
+
+
+@torch.inference_mode()
+def measure_vision(visual: nn.Module, heads: VisionHeads, photos, crops, batch: int = 128) -> dict[str, float]:
+    """What the heads get right on photos and crops: country, box with IoU >= 0.5, text to the letter; shares."""
+    country, box, text = [], [], []
+    for start in range(0, len(photos), batch):
+        some = photos[start : start + batch]
+        tokens = visual_tokens(visual, np.stack([s.image for s in some]))
+        guess = heads(tokens)["country"].argmax(-1).tolist()
+        country += [code == s.country for code, s in zip(guess, some, strict=True)]
+        boxes = find_regions(heads, tokens)[1].tolist()
+        box += [box_iou(b, s.bbox_2d) >= 0.5 for b, s in zip(boxes, some, strict=True) if s.bbox_2d]
+    for start in range(0, len(crops), batch):
+        some = crops[start : start + batch]
+        read = read_greedy(heads, visual_tokens(visual, np.stack([s.image for s in some])))
+        text += [got == s.text for got, s in zip(read, some, strict=True)]
+    return {name: float(np.mean(v)) for name, v in (("country", country), ("box", box), ("text", text)) if v}
 
 
 def rate_at(done: float) -> float:

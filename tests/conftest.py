@@ -12,6 +12,14 @@ from reverse_lib.trajectory import Observation, Step, ToolCall, Trajectory, form
 PARIS, LONDON, SYDNEY = (48.8566, 2.3522), (51.5074, -0.1278), (-33.8688, 151.2093)
 
 
+@pytest.fixture(scope="session")
+def world():
+    """The default world, made once for all tests."""
+    from reverse_lib.world import World
+
+    return World(seed=0, places=200)
+
+
 @pytest.fixture
 def make_trajectory():
     """A function: one text search, one judgement, one answer (or, with answer=None, a turn that says nothing)."""

@@ -15,8 +15,9 @@ import pytest
 
 from reverse_lib.evaluation import to_frame
 from reverse_lib.geo import haversine_km
-from reverse_lib.maps import answer_map, error_map, great_circle, save_map
+from reverse_lib.maps import answer_map, error_map, great_circle, save_map, twins_map
 from reverse_lib.plots import BAND_COLOURS, band
+from reverse_lib.world import Place
 
 PLACES = {
     "near": ((48.8566, 2.3522), "Paris", "France", "France, Paris, 48.86, 2.35"),
@@ -179,6 +180,29 @@ def test_the_map_of_one_answer_opens_with_its_story(open_map, make_trajectory):
 def test_a_map_of_photos_without_any_answer_still_opens(open_map, make_trajectory):
     map_ = answer_map([make_trajectory(answer=None)])
     assert open_map(map_).problems == []
+
+
+def test_a_map_of_twins_joins_those_of_one_name_and_tells_who_else_bears_it(open_map):
+    valencias = [
+        ("Spain", 39.47, -0.38, 814_208),
+        ("Venezuela", 10.16, -68.0, 1_385_083),
+        ("Ecuador", -0.95, -79.35, 12),
+    ]
+    rows = [("Valencia", *row) for row in valencias] + [("Kyoto", "Japan", 35.01, 135.77, 1_459_640)]
+    places = [
+        Place(i, name, country, "", "", lat, lon, people, name)
+        for i, (name, country, lat, lon, people) in enumerate(rows)
+    ]
+    map_ = twins_map(places)
+    page = open_map(map_)
+    assert page.evaluate(f"() => {layer(map_, 'places')}.getLayers().length") == 4
+    assert page.evaluate(f"() => {layer(map_, 'one name')}.getLayers().length") == 2
+    click_dot(page, map_, 10.16, -68.0)
+    popup = page.locator(".leaflet-popup-content")
+    popup.wait_for(timeout=5000)
+    text = " ".join(popup.inner_text().split())
+    assert "Valencia, Venezuela people 1,385,083 also Spain also Ecuador" in text
+    assert page.problems == []
 
 
 def test_the_legend_counts_answers_by_error_band(frame):

@@ -51,6 +51,7 @@ def check_annotation(metrics, folder):
     assert metrics["labels"]["kept"]["declared"]["kappa"] > 0.7
     assert metrics["labels"]["kept"]["declared"]["kappa"] >= metrics["labels"]["all"]["declared"]["kappa"]
     assert 0.7 < metrics["median_box_iou"] <= 1
+    check_world(metrics, folder)
     rows = load_trajectories(folder / "trajectories.jsonl")
     kinds = [row.extra["sample"] for row in rows]
     assert (kinds.count("search"), kinds.count("direct")) == (saved["search"], saved["direct"])
@@ -60,6 +61,26 @@ def check_annotation(metrics, folder):
             assert row.extra["difficulty"] == ("easy" if row.km <= 25 else "medium")
         else:
             assert len(row.steps) == 1 and not row.regions and row.answer.country == row.country
+
+
+def check_world(metrics, folder):
+    """The part of 01_annotation that shows the miniature world."""
+    calls = {int(number): count for number, count in metrics["calls"].items()}
+    assert sum(calls.values()) == 24 and max(calls) <= 6 and calls[1] > 0 < calls[2]
+    assert 0.15 <= metrics["twin_share"] < 0.5
+    rows = [row for row in metrics["engine"] if row["box"] == "loose"]
+    good, bad = ([row for row in rows if row["informative"] == wanted] for wanted in (True, False))
+    assert {row["region"] for row in good} == {"sign", "board", "landmark"}
+    found = [
+        sum(row["right"] * row["photos"] for row in some) / sum(row["photos"] for row in some) for some in (good, bad)
+    ]
+    assert found[0] > 0.6 and found[1] < 0.3
+    (whole,) = (row for row in metrics["engine"] if row["region"] == "photo")
+    assert whole["photos"] == 24 and whole["right"] < 0.3 and whole["shown"] is None
+    for name in ("photos", "engine"):
+        assert Image.open(folder / "figures" / f"01_{name}.png").width == 1760
+    page = (folder / "maps" / "01_twins.html").read_text()
+    assert page.count("circleMarker(") == 1 + 40  # land, places
 
 
 def check_search_cache(metrics, folder):

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from reverse_lib.interface import TINY, show_zoom
-from reverse_lib.pictures import contact_sheet, seen_pictures
+from reverse_lib.pictures import DECOY, INFORMATIVE, contact_sheet, seen_pictures
 
 
 def test_a_contact_sheet_draws_each_box_on_its_own_picture_in_pixels():
@@ -17,6 +18,20 @@ def test_a_contact_sheet_draws_each_box_on_its_own_picture_in_pixels():
         not one.patches and [patch.get_bbox().bounds for patch in two.patches] == [pytest.approx((20, 20, 100, 50))] * 2
     )
     assert tuple(two.images[0].get_array()[0, 0]) == (0, 0, 255)
+
+
+def test_decoys_have_a_colour_of_their_own_and_a_legend_says_which():
+    pictures = [Image.new("RGB", (100, 50))] * 2
+    figure = contact_sheet(pictures, boxes=[[[0, 0, 500, 500]], []], decoys=[[], [[500, 0, 1000, 1000]]])
+    drawn = [
+        [(patch.get_bbox().bounds, to_hex(patch.get_edgecolor())) for patch in axes.patches] for axes in figure.axes
+    ]
+    assert drawn[0][1] == ((0, 0, 50, 25), INFORMATIVE.lower())
+    assert drawn[1][1] == ((50, 0, 50, 50), DECOY.lower())
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["tells the place", "decoy"]
+    assert [to_hex(patch.get_edgecolor()) for patch in legend.get_patches()] == [INFORMATIVE.lower(), DECOY.lower()]
+    assert not contact_sheet(pictures, boxes=[[], []]).legends
 
 
 def test_a_contact_sheet_leaves_unused_panels_blank():

@@ -42,6 +42,49 @@ def test_the_record_joins_texts_and_log_and_carries_the_truth(search):
     assert (record.agent, record.end, record.km) == ("me", "answered", 0.0)
 
 
+class Blind(Scripted):
+    """An agent that looks at no picture."""
+
+    reads_pixels = False
+
+
+class ByBox(FakeSearch):
+    """A search that answers by the box alone."""
+
+    reads_pixels = False
+
+
+SCRIPT = (call_text(ZOOM, bbox_2d=[10, 20, 30, 40]), call_text(IMAGE, bbox_2d=[0, 0, 500, 500]), ANSWER)
+
+
+def test_an_agent_that_reads_no_pixels_leaves_the_same_record_as_one_that_does():
+    seeing, blind = Scripted(SCRIPT), Blind(SCRIPT)
+    rows = [rollout(agent, [photo(), photo("p2")], FakeSearch()) for agent in (seeing, blind)]
+    assert rows[0] == rows[1] and len(rows[0][0].steps) == 3
+    pictures = [block for _, messages in blind.seen for message in messages for block in message["content"]]
+    pictures = [block for block in pictures if block["type"] == "image"]
+    assert pictures and all(block == {"type": "image"} for block in pictures)
+
+
+def test_without_pixels_only_a_search_that_looks_at_them_loads_the_photo():
+    loaded = []
+
+    class Watched(Photo):
+        def load(self):
+            loaded.append(self.photo_id)
+            return super().load()
+
+    watched = Watched("p1", picture())
+    for search, times, size in ((ByBox(), 0, None), (FakeSearch(), 1, (320, 240))):
+        loaded.clear()
+        rollout(Blind(SCRIPT), [watched], search)
+        assert len(loaded) == times
+        ((_, _, _, crop),) = search.asked
+        assert (crop and crop.size) == size
+    rollout(Scripted(SCRIPT), [watched], ByBox())
+    assert loaded == ["p1", "p1"]
+
+
 def test_texts_that_do_not_fit_the_log_are_refused(search):
     environment = make(search)
     environment.text_search_tool(query="Valencia")

@@ -113,6 +113,54 @@ def test_training_steps_lower_the_loss_and_move_the_weights(made, tmp_path):
     )
 
 
+def test_gradient_accumulation_gives_the_step_of_the_whole_batch(made, tmp_path):
+    _, _, photo, long, short = made
+    weights = []
+    for batch, accumulate in ((4, 1), (2, 2), (1, 4)):
+        model, processor = untrained(3)
+        dataset = sft.make_dataset([long, short, short, short], {photo.photo_id: photo}, TINY)
+        config = SftConfig(batch_size=batch, accumulate=accumulate, epochs=1, learning_rate=1e-3)
+        rows = sft.train(model, processor, dataset, config, tmp_path)
+        loss = next(row["loss"] for row in rows if "loss" in row)
+        weights.append((loss, next(row["grad_norm"] for row in rows if "grad_norm" in row)))
+    for loss, norm in weights[1:]:
+        assert loss == pytest.approx(weights[0][0], rel=5e-3)  # bfloat16
+        assert norm == pytest.approx(weights[0][1], rel=3e-2)
+
+
+def test_a_run_that_was_killed_goes_on_with_the_same_losses(made, tmp_path):
+    _, _, photo, long, short = made
+    dataset = sft.make_dataset([long, short] * 8, {photo.photo_id: photo}, TINY)
+    config = SftConfig(batch_size=2, epochs=1, learning_rate=1e-3, save_steps=3)
+
+    def losses(folder, resume=False, stop_at=None):
+        def stop(row):
+            if row["step"] == stop_at:
+                raise KeyboardInterrupt
+
+        model, processor = untrained(4)
+        rows = sft.train(model, processor, dataset, config, tmp_path / folder, on_row=stop, resume=resume)
+        return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+    whole = losses("whole")
+    with pytest.raises(KeyboardInterrupt):
+        losses("killed", stop_at=5)
+    resumed = losses("killed", resume=True)
+    assert sorted(whole) == list(range(1, 9)) and set(resumed) >= {4, 5, 6, 7, 8}
+    assert [resumed[step] for step in range(4, 9)] == pytest.approx([whole[step] for step in range(4, 9)], rel=1e-4)
+
+
+def test_the_eyes_can_be_held_still(made, tmp_path):
+    _, processor, photo, long, short = made
+    policy.save_checkpoint(tmp_path / "base", *untrained(5), TINY)
+    model = policy.load_model(tmp_path / "base", train_vision=False)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    dataset = sft.make_dataset([long, short] * 2, {photo.photo_id: photo}, TINY)
+    sft.train(model, processor, dataset, SftConfig(batch_size=4, epochs=3), tmp_path)
+    moved = {name for name, value in model.named_parameters() if not torch.equal(before[name], value)}
+    assert moved and not any("visual" in name for name in moved)
+
+
 def test_lora_trains_adapters_of_the_language_model_and_nothing_else(made, tmp_path):
     model, processor = untrained(2)
     _, _, photo, long, short = made

@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from PIL import Image
@@ -26,15 +26,15 @@ from reverse_lib.search import SearchAnswer, normalise_query
 from reverse_lib.world.gazetteer import (
     Country,
     Place,
-    choose_places,
-    country_table,
-    load_cities,
     load_countries,
     offset,
     spare_names,
     stream,
 )
-from reverse_lib.world.scene import Mark, Scene, plan_scene, render
+from reverse_lib.world.pages import names_in
+from reverse_lib.world.scene import Mark, Scene, Writing, plan_scene, render
+from reverse_lib.world.selection import checked_size, choose_places, choose_spare
+from reverse_lib.world.store import WorldStore
 from reverse_lib.world.web import Engine, SearchHit
 
 SPLITS = ("train", "val", "test-seen", "test-new")
@@ -86,6 +86,7 @@ class WorldPhoto(Photo):
         split: "train", "val", "test-seen" or "test-new".
         seed: The world's seed.
         marks: Annotated regions, informative ones and decoys, left to right.
+        writings: Everything that can be read in the photo and where, the marks' own texts included.
         cues: Truths that are in the picture (`scene._cues`), None for those that are not.
     """
 
@@ -94,6 +95,7 @@ class WorldPhoto(Photo):
     split: str = ""
     seed: int = 0
     marks: tuple[Mark, ...] = ()
+    writings: tuple[Writing, ...] = ()
     cues: dict[str, str | None] = field(default_factory=dict, hash=False)
     scene: Scene | None = field(default=None, repr=False, compare=False)
 
@@ -105,27 +107,34 @@ class WorldPhoto(Photo):
 class World:
     """A world is a function of its seed and the number of places; everything in it is made on demand.
 
+    Places and search engine are kept on disk from the first use of `engine` on, and read from there later.
+
     Attributes:
         seed: Another seed gives other places and other photos.
+        root: Folder in which worlds are kept.
         places: The places, in a seeded order.
+        spare_cities: Cities besides the places, of other names, that posters show and the web knows.
     """
 
     def __init__(self, seed: int = 0, places: int = 200, root: str | Path | None = None) -> None:
-        """Chooses the places; pages, pictures and photos follow when they are asked for.
+        """Opens or chooses the places; pages, pictures and photos follow when they are asked for.
 
         Args:
             seed: World seed.
-            places: Number of places, at least one for each of the countries.
-            root: Folder for what may be kept on disk; nothing is written without it.
+            places: Number of places, 24 to 20,000.
+            root: Folder in which worlds are kept; None for `data/worlds`.
 
         Raises:
-            ValueError: If `places` is too small or too large.
+            ValueError: If `places` is out of range.
         """
-        self.seed = int(seed)
-        self.root = Path(root) if root is not None else None
-        self.places = choose_places(self.seed, places)
+        self.seed, size = int(seed), checked_size(places)
+        self._store = WorldStore(self.seed, size, root)
+        self.root = self._store.root
+        kept = self._store.places()
+        self.places = kept[0] if kept else choose_places(self.seed, size)
+        self.spare_cities = kept[1] if kept else choose_spare(self.seed, self.places, POSTER_CITIES)
         self._photos: dict[str, WorldPhoto] = {}
-        self._ids = PhotoIds(f"{self.seed} {places}")
+        self._ids = PhotoIds(f"{self.seed} {size}")
         self._numbers = {place.place_id: number for number, place in enumerate(self.places)}
 
     @property
@@ -139,38 +148,26 @@ class World:
         return spare_names(self.places)
 
     @cached_property
-    def spare_cities(self) -> list[Place]:
-        """Cities besides the places, of other names, that posters show and the web knows."""
-        taken = {place.name for place in self.places}
-        pool = [city for city in load_cities() if city.country in country_table() and city.name not in taken]
-        order = stream("spare", self.seed).permutation(len(pool))
-        return [pool[position] for position in order[:POSTER_CITIES]]
-
-    @cached_property
     def _sides(self) -> dict[str, list[Place]]:
         """Places of "seen" and "new".
 
-        With eight places a country and more, every fourth of each country is new, never its first. A smaller world
-        takes second places first, then third ones and so on, so that as many countries as possible have a new place;
-        first places only where there are no others.
+        Every country with two places and more gets a new one first, then each in proportion to its places; a
+        country keeps a seen one unless no other country has any to give.
         """
-        ranks: dict[int, int] = {}  # a place's number among those of its country, from 0
-        counts: Counter[str] = Counter()
+        by_country: dict[str, list[Place]] = {}
         for place in self.places:
-            ranks[place.place_id] = counts[place.country]
-            counts[place.country] += 1
-        share = 1 - SEEN_SHARE
-        if len(self.places) >= 8 * len(country_table()):
-            every = round(1 / share)
-            chosen = [
-                place
-                for place in self.places
-                if ranks[place.place_id] and (ranks[place.place_id] + len(place.country)) % every == 0
-            ]
-        else:
-            by_rank = sorted(self.places, key=lambda place: ranks[place.place_id] or len(self.places))
-            chosen = by_rank[: round(share * len(self.places))]
-        held = {place.place_id for place in chosen}
+            by_country.setdefault(place.country, []).append(place)
+        held: dict[int, str] = {}  # place_id to country
+        counts: Counter[str] = Counter()
+
+        def turn(country: str) -> tuple:
+            new, size = counts[country], len(by_country[country])
+            return new >= size, new >= size - 1, new > 0, (new + 0.5) / size, -size, country
+
+        for _ in range(round((1 - SEEN_SHARE) * len(self.places))):
+            country = min(by_country, key=turn)
+            counts[country] += 1
+            held[by_country[country][-counts[country]].place_id] = country
         sides = {"seen": [place for place in self.places if place.place_id not in held]}
         return sides | {"new": [place for place in self.places if place.place_id in held]}
 
@@ -233,6 +230,7 @@ class World:
                 split=split,
                 seed=self.seed,
                 marks=scene.marks,
+                writings=scene.writings,
                 cues=scene.cues,
                 scene=scene,
             )
@@ -243,7 +241,7 @@ class World:
 
     @cached_property
     def _pools(self) -> dict[str, list[Place]]:
-        """Cities that posters may name; those of places that are held out stay out of all other photos."""
+        """Cities that posters may name and murals show; those that are held out stay out of all other photos."""
         held_names = {place.name for place in self._sides["new"]}
         seen = [place for place in self._sides["seen"] if place.name not in held_names]
         return {"seen": seen + self.spare_cities, "new": self._sides["new"] + self.spare_cities}
@@ -251,7 +249,8 @@ class World:
     @cached_property
     def engine(self) -> Engine:
         """The search engine over this world's web."""
-        return Engine(self.seed, self.places, self.spare_cities)
+        build = partial(Engine, self.seed, self.places, self.spare_cities)
+        return self._store.engine(self.places, self.spare_cities, build, Engine.load)
 
     @cached_property
     def live(self) -> LiveSearch:
@@ -308,13 +307,14 @@ class LiveSearch:
 
     @cached_property
     def _held_out(self) -> frozenset[str]:
-        """Addresses of pages about test-new places, or that mention a name which only such places bear."""
+        """Addresses of pages about test-new places, or that speak of a name which only such places bear."""
         new, seen = self.world.places_of("test-new"), self.world.places_of("train")
         ids = {place.place_id for place in new}
-        names = sorted({place.name for place in new} - {place.name for place in seen})
-        named = re.compile(rf"\b(?:{'|'.join(map(re.escape, names))})\b") if names else re.compile("(?!)")
+        names = {place.name for place in new} - {place.name for place in seen}
         pages = self.world.engine.pages
-        return frozenset(page.url for page in pages if page.place_id in ids or named.search(page.title))
+        return frozenset(
+            page.url for page in pages if page.place_id in ids or not names.isdisjoint(names_in(page.title))
+        )
 
     def _answer(self, photo: WorldPhoto | None, hits: list[SearchHit], key: tuple) -> SearchAnswer | None:
         if not hits:

@@ -1,7 +1,8 @@
-"""What a picture looks like, as numbers: coarse colour layout, colour histogram, directions of edges.
+"""What a picture looks like, as numbers: its look, and the shape of the words on it.
 
-Tolerant of size, light and a few percent of misplacement, and blind to what is written: enough to find the same
-landmark again, too little to read a sign.
+The look is a coarse layout of colours, a histogram of colours and the directions of edges: tolerant of size, light and
+a few percent of misplacement, enough to find the same landmark again. On a wide picture with words on a plain ground
+the shape of the words counts more (`inkshape`), so that a sign finds pictures of signs of that name in any colour.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from reverse_lib.world import inkshape
+
 GRID = 8  # cells a side of the colour layout
 EDGE_PX = 32  # side of the grey picture whose edges are counted
 _WINDOW_1D = np.exp(-(((np.arange(GRID) + 0.5) / GRID - 0.5) ** 2) / (2 * 0.30**2))
 _WINDOW = np.outer(_WINDOW_1D, _WINDOW_1D)[:, :, None]  # (GRID, GRID, 1): the middle counts more than the rim
 _OPPONENT = np.array([[0.33, 0.5, 0.25], [0.33, -0.5, 0.25], [0.33, 0.0, -0.5]])  # RGB to light, red-green, blue-yellow
+
+
+LETTERING = 0.78  # weight of the words in a picture that has some; their square and the look's make 1
+LOOK_SIZE = GRID * GRID * 3 + 128 + 64 + 2
 
 
 def describe(image: Image.Image) -> np.ndarray:
@@ -23,8 +30,19 @@ def describe(image: Image.Image) -> np.ndarray:
         image: RGB.
 
     Returns:
-        Unit vector, float32, shape (8·8·3 + 4·4·8 + 64 + 2,).
+        Unit vector, float32, shape (LOOK_SIZE + inkshape.SIZE,); the second part is 0 where there are no words.
     """
+    vector = np.zeros(LOOK_SIZE + inkshape.SIZE)
+    words = inkshape.lettering(image)
+    vector[:LOOK_SIZE] = _look(image)
+    if words is not None:
+        vector[:LOOK_SIZE] *= np.sqrt(1 - LETTERING**2)
+        vector[LOOK_SIZE:] = LETTERING * words
+    return vector.astype(np.float32)
+
+
+def _look(image: Image.Image) -> np.ndarray:
+    """Layout and histogram of colours, directions of edges and width for height: unit vector, (LOOK_SIZE,)."""
     image = image.convert("RGB")
     small = image.resize((EDGE_PX, EDGE_PX), Image.Resampling.BOX, reducing_gap=2.0)
     pixels = np.asarray(small, np.float64) / 255  # (32, 32, 3)
@@ -32,13 +50,14 @@ def describe(image: Image.Image) -> np.ndarray:
     layout = cells @ _OPPONENT
     layout[:, :, 0] = (layout[:, :, 0] - layout[:, :, 0].mean()) / (layout[:, :, 0].std() + 0.08) * 0.3
     layout[:, :, 1:] = layout[:, :, 1:] * 2.5 / (pixels.mean() + 0.3)
+    layout -= layout.mean(axis=(0, 1))  # the tint of the hour
     parts = [
         _unit((layout * _WINDOW).ravel()),
-        0.6 * _unit(_edges(pixels.mean(axis=2))),
+        0.9 * _unit(_edges(pixels.mean(axis=2))),
         0.6 * _unit(_histogram(pixels)),
-        0.5 * _unit(np.array([1.0, 4 * np.log(image.width / image.height)])),
+        0.2 * _unit(np.array([1.0, 4 * np.log(image.width / image.height)])),
     ]
-    return _unit(np.concatenate(parts)).astype(np.float32)
+    return _unit(np.concatenate(parts))
 
 
 def _edges(grey: np.ndarray) -> np.ndarray:

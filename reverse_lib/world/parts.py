@@ -1,7 +1,8 @@
-"""Flat things of a scene: colours, lettering, flags, signs, boards, posters, restaurant boards and jerseys.
+"""Flat things of a scene: lettering, signs, boards, posters, restaurant boards, and shirts.
 
-Every function returns a Pillow image of exactly the asked size; the street they stand in is `street.py`.
-Lettering uses the DejaVu fonts that matplotlib ships, so that no system font changes a picture.
+Signs, boards, posters and restaurant boards are built alike (a ground, a rim, one ornament, one line of text), in
+colours that the caller chooses. Only what the ornament shows tells them apart. Lettering uses the DejaVu fonts that
+matplotlib ships, so that no system font changes a picture.
 """
 
 from __future__ import annotations
@@ -12,28 +13,13 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]
-COLOURS: dict[str, Colour] = {
-    "white": (240, 240, 236),
-    "black": (26, 26, 28),
-    "yellow": (244, 200, 32),
-    "gold": (250, 204, 30),
-    "green": (0, 104, 66),
-    "blue": (16, 72, 160),
-    "red": (200, 28, 36),
-    "ivory": (226, 214, 176),
-    "turquoise": (60, 178, 164),
-    "pink": (228, 40, 132),
-    "orange": (240, 128, 30),
-    "saffron": (248, 150, 50),
-    "skyblue": (116, 172, 222),
-    "navy": (10, 36, 110),
-    "flagblue": (20, 82, 160),
-    "flagred": (206, 26, 44),
-    "flaggreen": (0, 128, 70),
-    "brown": (130, 84, 40),
-    "grey": (128, 130, 132),
-}
+from reverse_lib.world.bodies import ACCENTS, STONES
+from reverse_lib.world.canvas import Canvas, Colour, mix
+from reverse_lib.world.flags import COLOURS, draw_flag, flag_colours
+
+__all__ = ["COLOURS", "Colour", "draw_flag", "flag_colours", "mix", "text_width"]
+
+Colours = tuple[Colour, Colour, Colour]  # ground, ink, rim
 SIGN_FACES = ("DejaVuSans-Bold.ttf", "DejaVuSans.ttf")
 BOARD_FACES = ("DejaVuSans-Bold.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSans-Oblique.ttf")
 BOARD_STYLES: tuple[tuple[Colour, Colour], ...] = (
@@ -49,11 +35,6 @@ BOARD_STYLES: tuple[tuple[Colour, Colour], ...] = (
 )
 
 
-def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """Colour `a` with a `share` (0..1) of colour `b`."""
-    return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
-
-
 @lru_cache(maxsize=64)
 def _font(face: str, size_px: int) -> ImageFont.FreeTypeFont:
     import matplotlib
@@ -62,6 +43,7 @@ def _font(face: str, size_px: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), size_px, layout_engine=ImageFont.Layout.BASIC)
 
 
+@lru_cache(maxsize=65536)
 def text_width(text: str, face: str, size_px: int) -> int:
     """Advance width of `text` in pixels."""
     return math.ceil(_font(face, size_px).getlength(text))
@@ -76,214 +58,207 @@ def text_mask(text: str, face: str, size_px: int, width_px: int) -> Image.Image:
     return mask if natural == width_px else mask.resize((width_px, mask.height), Image.Resampling.BILINEAR)
 
 
-def write(
-    image: Image.Image, text: str, face: str, size_px: int, box: tuple[int, int, int, int], colour: Colour
-) -> None:
+def write(canvas: Canvas, text: str, face: str, size_px: int, box: tuple[int, int, int, int], colour: Colour) -> None:
     """Writes one centred line into `box` (l, t, r, b), squeezed when it is too wide."""
     left, top, right, bottom = box
     mask = text_mask(text, face, size_px, max(min(text_width(text, face, size_px), right - left), 1))
-    position = ((left + right - mask.width) // 2, (top + bottom - mask.height) // 2)
-    image.paste(colour, position, mask)
+    canvas.stain(mask, (left + right - mask.width) // 2, (top + bottom - mask.height) // 2, colour)
 
 
-@lru_cache(maxsize=512)
-def draw_flag(spec: str, width: int, height: int) -> Image.Image:
-    """A flag from its drawing instructions (`data/README.md` explains them).
-
-    Args:
-        spec: `kind colour[:weight]…` with kind h, v or solid, then `|shape …` overlays in units of the flag.
-        width: Pixels.
-        height: Pixels.
-
-    Raises:
-        ValueError: Unknown kind, shape or colour.
-    """
-    scale = 4
-    flag = Image.new("RGB", (width * scale, height * scale))
-    draw = ImageDraw.Draw(flag)
-    base, *overlays = spec.split("|")
-    _stripes(draw, base.split(), flag.size)
-    for overlay in overlays:
-        _shape(flag, draw, overlay.split())
-    return flag.resize((width, height), Image.Resampling.BOX)
+def _panel(size: tuple[int, int], colours: Colours) -> Canvas:
+    """A ground with a rim."""
+    width, height = size
+    ground, _, rim_colour = colours
+    canvas = Canvas(width, height, rim_colour)
+    rim = max(height // 14, 2)
+    canvas.rect(rim, rim, width - rim, height - rim, ground)
+    return canvas
 
 
-def _stripes(draw: ImageDraw.ImageDraw, words: list[str], size: tuple[int, int]) -> None:
-    kind, stripes = words[0], [word.partition(":")[::2] for word in words[1:]]
-    if kind not in ("h", "v", "solid"):
-        raise ValueError(f"flag {' '.join(words)!r}: unknown kind {kind!r}; use h, v or solid")
-    weights = [float(weight or 1) for _, weight in stripes]
-    start, total = 0.0, sum(weights)
-    for (colour, _), weight in zip(stripes, weights, strict=True):
-        a, b = start / total, (start + weight) / total
-        w, h = size
-        box = (a * w, 0, b * w, h) if kind == "v" else (0, a * h, w, b * h)
-        draw.rectangle(box, fill=COLOURS[colour])
-        start += weight
-
-
-def _shape(flag: Image.Image, draw: ImageDraw.ImageDraw, words: list[str]) -> None:
-    (w, h), kind = flag.size, words[0]
-    numbers = [float(word) for word in words[1:] if word[0].isdigit() or word[0] == "."]
-    colour = COLOURS.get(words[-1], (0, 0, 0))
-    if kind in ("disc", "ring"):
-        x, y, r = numbers[0] * w, numbers[1] * h, numbers[2] * h
-        box = (x - r, y - r, x + r, y + r)
-        draw.ellipse(box, fill=colour) if kind == "disc" else draw.ellipse(box, outline=colour, width=max(h // 20, 1))
-    elif kind == "diamond":
-        x, y, a, b = numbers[0] * w, numbers[1] * h, numbers[2] * w, numbers[3] * h
-        draw.polygon([(x - a, y), (x, y - b), (x + a, y), (x, y + b)], fill=colour)
-    elif kind == "triangle":
-        draw.polygon([(0, 0), (numbers[0] * w, h / 2), (0, h)], fill=colour)
-    elif kind == "cross":
-        x, y, t = numbers[0] * w, numbers[1] * h, numbers[2] * h / 2
-        draw.rectangle((x - t, 0, x + t, h), fill=colour)
-        draw.rectangle((0, y - t, w, y + t), fill=colour)
-    elif kind == "canton":
-        box = [round(v) for v in (numbers[0] * w, numbers[1] * h, numbers[2] * w, numbers[3] * h)]
-        size = (box[2] - box[0], box[3] - box[1])
-        flag.paste(_union_jack(*size) if words[-1] == "unionjack" else Image.new("RGB", size, colour), box[:2])
-    elif kind == "unionjack":
-        flag.paste(_union_jack(w, h), (0, 0))
-    else:
-        raise ValueError(f"flag shape {' '.join(words)!r}: unknown; use disc, ring, diamond, triangle, cross or canton")
-
-
-def _union_jack(w: int, h: int) -> Image.Image:
-    flag = Image.new("RGB", (w, h), COLOURS["navy"])
-    draw = ImageDraw.Draw(flag)
-    for colour, diagonal, straight in (("white", h // 5, h // 3), ("flagred", h // 14, h // 5)):
-        draw.line([(0, 0), (w, h)], fill=COLOURS[colour], width=diagonal)
-        draw.line([(0, h), (w, 0)], fill=COLOURS[colour], width=diagonal)
-        if colour == "white":
-            draw.rectangle((w / 2 - straight / 2, 0, w / 2 + straight / 2, h), fill=COLOURS[colour])
-            draw.rectangle((0, h / 2 - straight / 2, w, h / 2 + straight / 2), fill=COLOURS[colour])
-    t = h // 10
-    draw.rectangle((w / 2 - t, 0, w / 2 + t, h), fill=COLOURS["flagred"])
-    draw.rectangle((0, h / 2 - t, w, h / 2 + t), fill=COLOURS["flagred"])
-    return flag
+def _shield(canvas: Canvas, x: float, y: float, unit: float, arms: tuple[Colour, ...]) -> None:
+    """A small coat of arms in bands."""
+    a, b = 0.95 * unit, unit
+    for index, colour in enumerate(arms):
+        top, bottom = (y - b + 2 * b * share / len(arms) for share in (index, index + 1))
+        low = min(bottom, y + 0.3 * b)
+        canvas.fill(((x - a, top), (x + a, top), (x + a, low), (x - a, low)), colour)
+        if bottom > low:
+            canvas.fill(((x - a, max(top, low)), (x + a, max(top, low)), (x, y + 1.25 * b)), colour)
 
 
 def draw_sign(
-    size: tuple[int, int], text: str, colours: tuple[Colour, Colour, Colour], face: str, text_px: int, arrow: int
+    size: tuple[int, int],
+    text: str,
+    colours: Colours,
+    face: str,
+    text_px: int,
+    arrow: int,
+    arms: tuple[Colour, ...] = (),
 ) -> Image.Image:
-    """A town or direction sign; `colours` are background, text and border; `arrow` is -1, 0 or 1."""
+    """A town or direction sign: `arrow` is -1, 0 or 1; `arms` are the colours of a coat of arms."""
     width, height = size
-    background, ink, border = colours
-    panel = Image.new("RGB", size, border)
-    draw = ImageDraw.Draw(panel)
+    canvas, ink, middle = _panel(size, colours), colours[1], height / 2
     rim = max(height // 14, 2)
-    draw.rounded_rectangle((rim, rim, width - 1 - rim, height - 1 - rim), radius=rim, fill=background)
-    left, right = rim + 3, width - rim - 3
+    left, right, room = rim + 3, width - rim - 3, round(0.62 * height)
     if arrow:
-        x = right - height // 2 if arrow > 0 else left
-        tip, tail = (x + height // 2 - 4, x) if arrow > 0 else (x + 2, x + height // 2 - 2)
-        middle, a = height // 2, height // 5
-        draw.polygon([(tip, middle), ((tip + tail) // 2, middle - a), ((tip + tail) // 2, middle + a)], fill=ink)
-        draw.line([(tail, middle), ((tip + tail) // 2, middle)], fill=ink, width=3)
-        left, right = (left, x) if arrow > 0 else (x + height // 2, right)
-    write(panel, text, face, text_px, (left, 0, right, height), ink)
-    return panel
+        x = right - room / 2 if arrow > 0 else left + room / 2
+        tip, tail, a = x + arrow * room * 0.42, x - arrow * room * 0.42, height / 5
+        canvas.fill(((tip, middle), (x, middle - a), (x, middle + a)), ink)
+        canvas.box(min(x, tail), middle - 1.5, max(x, tail), middle + 1.5, ink)
+        left, right = (left, right - room) if arrow > 0 else (left + room, right)
+    if arms:
+        x = left + room / 2 if arrow >= 0 else right - room / 2
+        _shield(canvas, x, middle, 0.26 * height, arms)
+        left, right = (left + room, right) if arrow >= 0 else (left, right - room)
+    write(canvas, text, face, text_px, (left, 0, right, height), ink)
+    return canvas.image()
 
 
-def draw_board(size: tuple[int, int], text: str, style: int, icon: int, face: str, text_px: int) -> Image.Image:
-    """A station or shop board: one flat colour, a pictogram in a square on the left, the name."""
+def draw_board(
+    size: tuple[int, int],
+    text: str,
+    style: int,
+    icon: int,
+    face: str,
+    text_px: int,
+    colours: Colours | None = None,
+    arms: tuple[Colour, ...] = (),
+) -> Image.Image:
+    """A station or shop board: a pictogram in a square on the left, the name.
+
+    Args:
+        size: Width and height, px.
+        text: The name.
+        style: Chooses from `BOARD_STYLES` where no colours are given.
+        icon: 0 train, 1 house, 2 cup.
+        face: File name of the font.
+        text_px: Size of the letters.
+        colours: Ground, ink and rim.
+        arms: Colours of which the square has the first, the ink's where there are none.
+    """
     width, height = size
-    background, ink = BOARD_STYLES[style % len(BOARD_STYLES)]
-    panel = Image.new("RGB", size, mix(background, ink, 0.35))
-    draw = ImageDraw.Draw(panel)
-    draw.rectangle((2, 2, width - 3, height - 3), fill=background)
-    draw.rectangle((5, 5, height - 6, height - 6), fill=ink)
-    c, u = height / 2, (height - 10) / 8
+    ground, ink = colours[:2] if colours else BOARD_STYLES[style % len(BOARD_STYLES)]
+    canvas = _panel(size, colours or (ground, ink, mix(ground, ink, 0.35)))
+    square = arms[0] if arms else ink
+    mark = ground if not arms else (COLOURS["white"] if sum(square) < 400 else COLOURS["black"])
+    canvas.rect(6, 6, height - 6, height - 6, square)
+    c, u = height / 2, (height - 12) / 8
     if icon == 0:  # train
-        draw.rounded_rectangle((c - 2 * u, c - 3 * u, c + 2 * u, c + 2 * u), radius=u, fill=background)
-        draw.rectangle((c - 1.3 * u, c - 2 * u, c + 1.3 * u, c - 0.5 * u), fill=ink)
-        draw.line([(c - 2 * u, c + 3 * u), (c + 2 * u, c + 3 * u)], fill=background, width=2)
+        canvas.box(c - 2 * u, c - 3 * u, c + 2 * u, c + 2 * u, mark)
+        canvas.box(c - 1.3 * u, c - 2 * u, c + 1.3 * u, c - 0.5 * u, square)
+        canvas.box(c - 2.4 * u, c + 2.7 * u, c + 2.4 * u, c + 3.3 * u, mark)
     elif icon == 1:  # house
-        draw.polygon([(c - 3 * u, c), (c, c - 3 * u), (c + 3 * u, c)], fill=background)
-        draw.rectangle((c - 2 * u, c, c + 2 * u, c + 3 * u), fill=background)
+        canvas.fill(((c - 3 * u, c), (c, c - 3 * u), (c + 3 * u, c)), mark)
+        canvas.box(c - 2 * u, c, c + 2 * u, c + 3 * u, mark)
     else:  # cup
-        draw.rectangle((c - 2 * u, c - 1 * u, c + 1.2 * u, c + 2.5 * u), fill=background)
-        draw.ellipse((c + 0.6 * u, c - 0.5 * u, c + 2.8 * u, c + 1.7 * u), outline=background, width=2)
-    write(panel, text, face, text_px, (height, 0, width - 5, height), ink)
-    return panel
+        canvas.disc(c + 1.6 * u, c + 0.5 * u, 1.5 * u, 1.5 * u, mark)
+        canvas.disc(c + 1.6 * u, c + 0.5 * u, 0.8 * u, 0.8 * u, square)
+        canvas.box(c - 2 * u, c - u, c + 1.2 * u, c + 2.5 * u, mark)
+    write(canvas, text, face, text_px, (height, 0, width - 5, height), ink)
+    return canvas.image()
 
 
-def draw_poster(size: tuple[int, int], text: str, style: int, face: str, text_px: int) -> Image.Image:
-    """A travel poster of a city far away: sky, sun, sea or hills on one side, its name on paper."""
+def draw_poster(
+    size: tuple[int, int], text: str, style: int, face: str, text_px: int, colours: Colours | None = None
+) -> Image.Image:
+    """A travel poster of a city far away: a band with sun, sea, hills or towers on the left, its name."""
     width, height = size
-    sky = ((250, 190, 120), (120, 196, 236), (240, 150, 170), (160, 220, 200))[style % 4]
-    sea = ((30, 110, 170), (230, 200, 140), (60, 70, 130), (30, 120, 90))[style // 4 % 4]
-    panel = Image.new("RGB", size, (250, 250, 246))
-    draw = ImageDraw.Draw(panel)
-    picture = round(1.2 * height)
-    draw.rectangle((3, 3, picture, height - 4), fill=sky)
-    x, r = picture * 0.65, height * 0.16
-    draw.ellipse((x - r, height * 0.3 - r, x + r, height * 0.3 + r), fill=(255, 244, 180))
-    draw.polygon(
-        [(3, height - 4), (3, height * 0.7), (picture * 0.35, height * 0.42), (picture, height * 0.8)], fill=sea
-    )
-    draw.rectangle((3, height * 0.74, picture, height - 4), fill=mix(sea, (255, 255, 255), 0.25))
-    write(panel, text, face, text_px, (picture + 2, 0, width - 4, height), mix(sea, (0, 0, 0), 0.6))
-    return panel
+    ground, ink, rim = colours or ((250, 250, 246), (40, 60, 90), (210, 206, 196))
+    canvas = _panel(size, (ground, ink, rim))
+    right, low = round(1.05 * height), height - 4
+    accent = ACCENTS[style // 16 % len(ACCENTS)]
+    sky, sea = mix(ground, accent, 0.4), mix(ink, accent, 0.4)
+    canvas.rect(4, 4, right, low, sky)
+    x, r = right * (0.35 + 0.1 * (style // 4 % 4)), height * 0.15
+    canvas.disc(x, height * 0.32, r, r, mix(ink, ground, 0.25))
+    motif = style // 64 % 3
+    if motif == 0:
+        canvas.fill(
+            ((4, low), (4, height * 0.7), (right * 0.35, height * 0.4), (right, height * 0.8), (right, low)), sea
+        )
+    elif motif == 1:
+        for at in (0.2, 0.45, 0.7):
+            top = height * (0.35 + (style >> round(at * 10)) % 4 * 0.09)
+            canvas.box(right * at, top, right * (at + 0.16), low, sea)
+    else:
+        canvas.shape(
+            (
+                (4, low),
+                (right * 0.3, height * 0.45),
+                (right * 0.5, height * 0.65),
+                (right * 0.72, height * 0.38),
+                (right, low),
+            ),
+            sea,
+        )
+    canvas.rect(4, round(height * 0.78), right, low, mix(sea, sky, 0.35))
+    canvas.rect(right, 4, right + 2, low, rim)
+    write(canvas, text, face, text_px, (right + 4, 0, width - 5, height), ink)
+    return canvas.image()
 
 
-def draw_restaurant(size: tuple[int, int], text: str, flag: str, style: int, face: str, text_px: int) -> Image.Image:
-    """A restaurant's board: striped awning on top, the flag of its kitchen, a word of that language."""
+def draw_restaurant(
+    size: tuple[int, int],
+    text: str,
+    flag: str,
+    style: int,
+    face: str,
+    text_px: int,
+    colours: Colours | None = None,
+) -> Image.Image:
+    """A restaurant's board: the flag of its kitchen on the left, a word of that language, stripes below."""
     width, height = size
-    stripe = ((190, 40, 40), (30, 110, 70), (40, 70, 140), (200, 130, 30))[style % 4]
-    panel = Image.new("RGB", size, (74, 52, 38))
-    draw = ImageDraw.Draw(panel)
-    depth = max(height // 5, 6)
-    for index, x in enumerate(range(0, width, 10)):
-        draw.rectangle((x, 0, x + 9, depth), fill=stripe if index % 2 else (244, 240, 230))
-    flag_height = height - depth - 10
-    flag_width = round(1.4 * flag_height)
-    panel.paste(draw_flag(flag, flag_width, flag_height), (6, depth + 5))
-    write(panel, text, face, text_px, (flag_width + 10, depth, width - 5, height), (250, 232, 190))
-    return panel
+    ground, ink, rim = colours or ((74, 52, 38), (250, 232, 190), (190, 40, 40))
+    canvas = _panel(size, (ground, ink, rim))
+    tall = round(height * (0.44 + 0.04 * (style % 3)))
+    wide = round(1.35 * tall)
+    top = (height - tall) // 2
+    canvas.rect(6, top - 1, 8 + wide, top + tall + 1, rim)
+    canvas.paste(draw_flag(flag, wide, tall), 7, top)
+    write(canvas, text, face, text_px, (wide + 11, 0, width - 5, height), ink)
+    return canvas.image()
 
 
-def flag_colours(spec: str) -> list[Colour]:
-    """The colours of a flag's instructions, in order of appearance."""
-    words = spec.replace("|", " ").replace(":", " ").split()
-    return [COLOURS[word] for word in dict.fromkeys(words) if word in COLOURS]
+_BODY = ((28, 6), (46, 0), (74, 0), (92, 6), (93, 60), (96, 150), (24, 150), (27, 60))
+_SLEEVES = (((28, 6), (0, 36), (17, 64), (29, 50)), ((92, 6), (120, 36), (103, 64), (91, 50)))
 
 
-@lru_cache(maxsize=256)
-def jersey_sprite(flag: str, number: int, cut: int) -> Image.Image:
-    """A football shirt in the colours of a flag, RGBA 120×150, that fills the whole box."""
-    colours = flag_colours(flag) + [COLOURS["white"]]
-    main, second = colours[cut % 2 if len(colours) > 2 else 0], colours[1 - cut % 2 if len(colours) > 2 else 1]
-    sprite = Image.new("RGBA", (120, 150))
-    draw = ImageDraw.Draw(sprite)
-    body = [
-        (28, 6),
-        (46, 0),
-        (74, 0),
-        (92, 6),
-        (119, 34),
-        (103, 62),
-        (92, 52),
-        (96, 149),
-        (24, 149),
-        (28, 52),
-        (17, 62),
-        (0, 34),
-    ]
-    draw.polygon(body, fill=main)
-    draw.polygon([(28, 6), (0, 34), (17, 62), (28, 52)], fill=second)
-    draw.polygon([(92, 6), (119, 34), (103, 62), (92, 52)], fill=second)
-    if cut // 2 % 3 == 1:
+def draw_shirt(
+    canvas: Canvas,
+    box: tuple[int, int, int, int],
+    flag: str,
+    number: str,
+    style: int,
+    light: tuple[float, float, float],
+) -> None:
+    """A football shirt that fills a box: a club's colours, the flag of its country on the chest, a number below."""
+    left, top, right, bottom = box
+    sx, sy = (right - left - 1) / 120, (bottom - top - 1) / 150
+
+    def lit(colour: Colour) -> Colour:
+        return tuple(min(round(value * factor), 255) for value, factor in zip(colour, light, strict=True))
+
+    def at(points: tuple) -> list[tuple[float, float]]:
+        return [(left + x * sx, top + y * sy) for x, y in points]
+
+    main, second = lit(STONES[style % len(STONES)]), lit(ACCENTS[style // 16 % len(ACCENTS)])
+    for sleeve in _SLEEVES:
+        canvas.fill(at(sleeve), second)
+    canvas.shape(at(_BODY), main)
+    pattern = style // 256 % 4
+    if pattern == 1:
         for x in (34, 54, 74):
-            draw.rectangle((x, 10, x + 9, 149), fill=second)
-    elif cut // 2 % 3 == 2:
-        draw.rectangle((26, 64, 94, 84), fill=second)
-    draw.polygon([(46, 0), (60, 14), (74, 0)], fill=colours[-2])
-    ink = COLOURS["white"] if sum(main) < 380 else COLOURS["black"]
-    label = Image.new("RGBA", sprite.size)
-    write(label, str(number), "DejaVuSans-Bold.ttf", 46, (26, 84, 94, 140), ink)
-    mask = Image.new("L", sprite.size)
-    write(mask, str(number), "DejaVuSans-Bold.ttf", 46, (26, 84, 94, 140), 255)
-    sprite.paste(ink, (0, 0), mask)
-    return sprite
+            canvas.fill(at(((x, 8), (x + 9, 8), (x + 9, 150), (x, 150))), second)
+    elif pattern == 2:
+        canvas.fill(at(((27, 66), (93, 66), (94, 86), (26, 86))), second)
+    elif pattern == 3:
+        canvas.fill(at(((60, 0), (92, 6), (93, 60), (96, 150), (60, 150))), second)
+    canvas.fill(at(((80, 30), (92, 30), (95, 150), (84, 150))), mix(main, (0, 0, 0), 0.14))
+    canvas.fill(at(((46, 0), (60, 13), (74, 0))), mix(second, (0, 0, 0), 0.3))
+    wide, tall = max(round(40 * sx), 4), max(round(27 * sx), 3)
+    patch = draw_flag(flag, wide, tall).point([min(round(v * f), 255) for f in light for v in range(256)])
+    canvas.paste(patch, round(left + 60 * sx - wide / 2), round(top + 30 * sy))
+    ink = lit(COLOURS["white"] if sum(STONES[style % len(STONES)]) < 500 else COLOURS["black"])
+    text_px = max(round(40 * sy), 8)
+    spot = (round(left + 28 * sx), round(top + 88 * sy), round(left + 92 * sx), round(top + 140 * sy))
+    write(canvas, number, "DejaVuSans-Bold.ttf", text_px, spot, ink)

@@ -1,34 +1,44 @@
-"""Trees as sprites: one drawing per kind and variant, scaled once per size and kept."""
+"""Trees as sprites: one drawing per kind and variant, reduced to a few sizes and kept."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from reverse_lib.world.canvas import Colour
 from reverse_lib.world.gazetteer import stream
-from reverse_lib.world.parts import Colour
 
+SIZES = (16, 32, 64, 128, 256)  # px, heights that are drawn once and kept
 TRUNK: Colour = (92, 68, 48)
 
 
-@lru_cache(maxsize=1024)
-def tree_sprite(kind: str, variant: int, height_px: int) -> Image.Image:
-    """A tree, RGBA, square, `height_px` high; do not modify it.
+def tree_sprite(kind: str, variant: int, height_px: int) -> np.ndarray:
+    """A tree as RGBA pixels, (height_px, height_px, 4) uint8; do not modify it.
 
     Raises:
         KeyError: If the kind has no drawing.
     """
-    return _drawn(kind, variant).resize((height_px, height_px), Image.Resampling.BILINEAR)
+    level = next(size for size in SIZES if size >= height_px or size == SIZES[-1])
+    drawn = _drawn(kind, variant, level)
+    if level == height_px:
+        return drawn
+    return cv2.resize(drawn, (height_px, height_px), interpolation=cv2.INTER_LINEAR_EXACT)
 
 
-@lru_cache(maxsize=64)
-def _drawn(kind: str, variant: int) -> Image.Image:
+@lru_cache(maxsize=256)
+def _drawn(kind: str, variant: int, size_px: int) -> np.ndarray:
+    """A drawing in one of `SIZES`; what is transparent has the colour of the leaves, so that edges stay clean."""
     image = Image.new("RGBA", (256, 256))
     _KINDS[kind](ImageDraw.Draw(image), stream("tree", kind, variant))
-    return image
+    seen = np.array(image)
+    seen[seen[..., 3] == 0, :3] = seen[seen[..., 3] > 0, :3].mean(axis=0).astype(np.uint8)
+    bands = [Image.fromarray(np.ascontiguousarray(seen[..., band])) for band in range(4)]
+    small = [np.asarray(band.resize((size_px, size_px), Image.Resampling.BOX)) for band in bands]
+    return np.stack(small, axis=2)
 
 
 def _blobs(

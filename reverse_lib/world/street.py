@@ -1,21 +1,28 @@
-"""The street a scene stands in: sky, hills, road, buildings and trees.
+"""The street a scene stands in: ground, road, buildings, trees, lamps and wires.
 
 One pinhole camera on the driver's side of a straight road. World coordinates are metres: X to the right of the
-centre line, height above the road, z ahead of the camera. Everything is drawn far to near with Pillow; nothing is
-supersampled, since photos are drawn by the ten thousand.
+centre line, height above the road, z ahead of the camera. What can be written or can hide writing is planned;
+the rest is thrown while painting. Everything is drawn far to near.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+import math
+from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image
 
-from reverse_lib.world.gazetteer import Country, pick, stream
-from reverse_lib.world.items import FOCAL, HEIGHT, WIDTH, Camera, Item, paint_item
-from reverse_lib.world.parts import COLOURS, Colour, mix
+from reverse_lib.world.canvas import Canvas, Colour, Dice, Light, mix
+from reverse_lib.world.flags import COLOURS
+from reverse_lib.world.gazetteer import Country, pick
+from reverse_lib.world.houses import ROOFS, WALLS, House, house_extent, paint_house, plan_houses
+from reverse_lib.world.items import FOCAL, HEIGHT, WIDTH, Box, Camera, Item, overlap, paint_item
 from reverse_lib.world.plants import tree_sprite
+from reverse_lib.world.sky import paint_horizon, paint_sky, paint_weather
+
+__all__ = ["GROUNDS", "ROOFS", "WALLS", "Street", "Tree", "paint_street", "plan_street"]
 
 GROUNDS: dict[str, Colour] = {
     "mediterranean": (172, 158, 100),
@@ -26,230 +33,244 @@ GROUNDS: dict[str, Colour] = {
     "savanna": (190, 166, 94),
     "boreal": (100, 122, 88),
 }
-ROOFS: dict[str, Colour] = {
-    "terracotta": (196, 104, 66),
-    "redtile": (158, 58, 44),
-    "slate": (84, 92, 108),
-    "shingle": (112, 104, 98),
-    "metal": (176, 184, 190),
-    "bluetile": (72, 96, 128),
-    "flat": (170, 164, 154),
-}
-WALLS: dict[str, tuple[Colour, ...]] = {
-    "brick": ((158, 84, 64), (172, 98, 76), (146, 74, 60)),
-    "white": ((240, 238, 230), (232, 226, 212), (246, 244, 240)),
-    "falured": ((142, 42, 34), (150, 50, 40), (226, 196, 110)),
-    "wood": ((206, 220, 220), (226, 218, 190), (190, 206, 190)),
-    "": ((214, 200, 176), (196, 186, 178), (226, 206, 170), (186, 176, 160), (210, 190, 190)),
-}
-HOURS: dict[str, tuple[Colour, Colour, tuple[float, float, float]]] = {  # zenith, horizon, light
-    "noon": ((88, 148, 220), (190, 216, 238), (1.0, 1.0, 1.0)),
-    "morning": ((126, 170, 222), (240, 222, 196), (1.03, 0.98, 0.92)),
-    "evening": ((96, 104, 168), (246, 178, 120), (1.02, 0.88, 0.76)),
-    "overcast": ((168, 174, 182), (206, 210, 214), (0.88, 0.90, 0.93)),
-}
+SNOW: Colour = (226, 229, 234)
+NEAR_M = 1.0  # where the road begins
+ROAD_M, PAVED_M = 3.6, 5.4  # half widths of the carriageway, and of it with the pavements
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A tree: position in metres, and which drawing."""
+
+    x_m: float
+    z_m: float
+    height_m: float
+    kind: str
+    variant: int
+
+    def extent(self, camera: Camera) -> Box:
+        """Pixel box of the tree: a square."""
+        x, y = camera.at(self.x_m, 0, self.z_m)
+        size = self.size_px
+        return round(x - size / 2), round(y - size), round(x + size / 2), round(y)
+
+    @property
+    def size_px(self) -> int:
+        """Height on the picture, px."""
+        return min(max(round(self.height_m * FOCAL / self.z_m), 8), 320)
+
+
+@dataclass(frozen=True)
+class Street:
+    """What stands along the street, far to near."""
+
+    houses: tuple[House, ...]
+    trees: tuple[Tree, ...]
+
+
+def plan_street(country: Country, camera: Camera, items: list[Item], taken: list[Box], dice: Dice) -> Street:
+    """Decides buildings and trees, and which shop signs can be read.
+
+    Args:
+        country: Whose words, walls and trees to use.
+        camera: From where.
+        items: Small things, already placed.
+        taken: Pixel boxes of the marked regions, which hide what is behind them.
+        dice: Randomness.
+    """
+    houses = plan_houses(country, camera, dice)
+    trees = []
+    for _ in range(3 + dice.integers(7)):
+        side, z = pick(dice, (-1, 1)), dice.uniform(8, 45)
+        kind = country.trees if dice.random() < 0.85 else "broadleaf"
+        trees.append(Tree(side * dice.uniform(5.6, 15), z, dice.uniform(3.4, 7.5), kind, dice.integers(3)))
+    hiders = [(item.z_m, item.box) for item in items] + [(tree.z_m, tree.extent(camera)) for tree in trees]
+    hiders += [(house.near_m, house_extent(camera, house)) for house in houses]
+    hiders += [(house.near_m, house.sign) for house in houses if house.sign]
+    hiders += [(0.0, box) for box in taken]
+    read = []
+    for house in houses:
+        if house.label_px and any(z < house.near_m and overlap(house.sign, box, 1) for z, box in hiders):
+            house = replace(house, label_px=0)
+        read.append(house)
+    read.sort(key=lambda house: -house.near_m)
+    return Street(tuple(read), tuple(sorted(trees, key=lambda tree: -tree.z_m)))
 
 
 def paint_street(
-    country: Country, camera: Camera, hour: str, snow: bool, items: list[Item], rng: np.random.Generator
-) -> Image.Image:
+    canvas: Canvas,
+    country: Country,
+    camera: Camera,
+    hour: str,
+    weather: str,
+    light: Light,
+    street: Street,
+    items: list[Item],
+    dice: Dice,
+) -> None:
     """Draws everything but the marked regions.
 
     Args:
+        canvas: 640×480.
         country: Whose facts to draw.
         camera: From where.
-        hour: Key of `HOURS`.
-        snow: Whether the ground is white.
+        hour: Key of `sky.HOURS`.
+        weather: Key of `sky.WEATHER`.
+        light: Of that hour and weather.
+        street: From `plan_street`.
         items: Small things already placed by `place_items`.
-        rng: Source of everything that carries no information.
-
-    Returns:
-        RGB image, 640×480, not yet tinted (see `finish`).
+        dice: Source of everything that carries no information.
     """
-    image = _sky(camera, hour, rng)
-    draw = ImageDraw.Draw(image)
-    ground = (232, 234, 238) if snow else GROUNDS[country.climate]
-    _hills(draw, camera, ground, rng)
-    draw.rectangle((0, camera.horizon_px, WIDTH, HEIGHT), fill=ground)
-    _road(draw, camera, country, rng)
-    things = _buildings(camera, country, rng) + _trees(camera, country, rng)
-    for _, paint in sorted(things, key=lambda thing: -thing[0]):
-        paint(image, draw)
-    for item in sorted(items, key=lambda item: -item.z_m):
-        paint_item(image, draw, country, item)
-    return image
+    snow = weather == "snow"
+    paint_sky(canvas, camera.horizon_px, hour, weather, light, dice)
+    ground = SNOW if snow else _shifted(GROUNDS[country.climate], dice)
+    paint_horizon(canvas, camera.horizon_px, country.climate, ground, light, dice)
+    _ground(canvas, camera, ground, light, dice)
+    _road(canvas, camera, country, weather, light, dice)
+    things = [(house.near_m + 2, "house", house) for house in street.houses]
+    things += [(tree.z_m, "tree", tree) for tree in street.trees]
+    things += [(item.z_m, "item", item) for item in items]
+    things += _lamps(canvas, camera, light, dice)
+    for z, kind, thing in sorted(things, key=lambda each: -each[0]):
+        if kind == "house":
+            paint_house(canvas, camera, country, thing, light, snow)
+        elif kind == "tree":
+            left, top, right, _ = thing.extent(camera)
+            if right <= 0 or left >= WIDTH:
+                continue
+            sprite = tree_sprite(thing.kind, thing.variant, thing.size_px)
+            table = light.sprite_table(z, 255, 0.45 if snow else 0.0)
+            canvas.paste(Image.fromarray(cv2.LUT(sprite, table)), left, top)
+        elif kind == "item":
+            paint_item(canvas, country, thing, light)
+        else:
+            _lamp(canvas, camera, thing, light)
+    paint_weather(canvas, weather, light, dice)
 
 
-def finish(image: Image.Image, hour: str, rng: np.random.Generator) -> Image.Image:
-    """Light of the hour, exposure and grain over the whole picture."""
-    exposure = rng.uniform(0.88, 1.08)
-    light = [factor * exposure for factor in HOURS[hour][2]]
-    table = [min(round(value * factor), 255) for factor in light for value in range(256)]
-    grain = _grain(int(rng.integers(4)))
-    shift_x, shift_y = int(rng.integers(WIDTH)), int(rng.integers(HEIGHT))
-    return ImageChops.add(image.point(table), ImageChops.offset(grain, shift_x, shift_y), 1.0, -12)
+def _shifted(colour: Colour, dice: Dice) -> Colour:
+    step = dice.integers(-12, 13)
+    return tuple(min(max(value + step + dice.integers(-6, 7), 0), 255) for value in colour)
 
 
-@lru_cache(maxsize=4)
-def _grain(index: int) -> Image.Image:
-    noise = stream("grain", index).normal(12, 4.5, (HEIGHT, WIDTH, 3))
-    return Image.fromarray(np.clip(np.round(noise), 0, 24).astype(np.uint8))
+def _ground(canvas: Canvas, camera: Camera, ground: Colour, light: Light, dice: Dice) -> None:
+    """Open ground in bands that darken and gain colour towards the camera, with darker patches."""
+    row, shade = int(camera.horizon_px), 1.0
+    while row < HEIGHT:
+        deep = 3 + (row - int(camera.horizon_px)) // 5
+        z = FOCAL * camera.height_m / max(row + deep / 2 - camera.horizon_px, 1)
+        shade = 0.5 * shade + 0.5 * dice.uniform(0.93, 1.05)
+        colour = tuple(min(round(value * shade), 255) for value in ground)
+        canvas.rect(0, row, WIDTH, row + deep, light.tone(colour, z))
+        row += deep
+    for _ in range(6):
+        z = dice.uniform(3, 30)
+        x, y = camera.at(dice.uniform(-1, 1) * (6 + z), 0, z)
+        wide = dice.uniform(0.4, 1.6) * FOCAL / z
+        canvas.disc(x, y, wide, wide * 0.16, light.tone(mix(ground, (60, 56, 34), dice.uniform(0.08, 0.25)), z))
 
 
-@lru_cache(maxsize=8)
-def _clouds(index: int) -> Image.Image:
-    """Coverage (mode L, 640×300) of one of eight cloud fields."""
-    rng, field = stream("clouds", index), np.zeros((300, 640), np.float64)
-    for octave, weight in ((4, 1.0), (8, 0.5), (16, 0.3)):
-        grid = np.pad(rng.random((octave, 2 * octave)), ((0, 0), (octave, octave)), mode="wrap")  # no seam
-        coarse = Image.fromarray((grid * 255).astype(np.uint8)).resize((1280, 300), Image.Resampling.BICUBIC)
-        field += weight * np.asarray(coarse, np.float64)[:, 320:960]
-    cover = np.clip((field / 1.8 - 128) * 3.2, 0, 200)
-    return Image.fromarray(np.round(cover).astype(np.uint8))
-
-
-def _sky(camera: Camera, hour: str, rng: np.random.Generator) -> Image.Image:
-    zenith, horizon, _ = HOURS[hour]
-    rows = int(camera.horizon_px) + 1
-    share = (np.arange(rows) / rows)[:, None]  # (rows, 1)
-    ramp = np.round(np.array(zenith) * (1 - share) + np.array(horizon) * share).astype(np.uint8)
-    image = Image.new("RGB", (WIDTH, HEIGHT))
-    image.paste(Image.fromarray(ramp[:, None, :]).resize((WIDTH, rows), Image.Resampling.NEAREST), (0, 0))
-    clouds = _clouds(int(rng.integers(8)))
-    shift = int(rng.integers(WIDTH))
-    cover = ImageChops.offset(clouds, shift, 0).crop((0, 0, WIDTH, rows))
-    image.paste(mix(horizon, (255, 255, 255), 0.6 if hour != "overcast" else 0.2), (0, 0), cover)
-    return image
-
-
-def _hills(draw: ImageDraw.ImageDraw, camera: Camera, ground: Colour, rng: np.random.Generator) -> None:
-    for layer in range(int(rng.integers(1, 4))):
-        height = rng.uniform(8, 58) / (1 + layer)
-        xs = np.linspace(-20, WIDTH + 20, 12)
-        ys = camera.horizon_px - height * rng.uniform(0.25, 1.0, 12)
-        outline = [
-            *zip(xs.tolist(), ys.tolist(), strict=True),
-            (WIDTH + 20, camera.horizon_px + 4),
-            (-20, camera.horizon_px + 4),
-        ]
-        draw.polygon(outline, fill=mix(ground, (150, 172, 200), 0.62 - 0.2 * layer))
-
-
-def _road(draw: ImageDraw.ImageDraw, camera: Camera, country: Country, rng: np.random.Generator) -> None:
-    near, far = 1.0, 200.0
-    tone = int(rng.integers(84, 118))
+def _road(canvas: Canvas, camera: Camera, country: Country, weather: str, light: Light, dice: Dice) -> None:
+    far, middle = 200.0, 9.0
+    wet = 0.72 if weather == "rain" else 1.0
+    tone = round((84 + dice.integers(34)) * wet)
 
     def strip(x_a: float, x_b: float, z_a: float, z_b: float, colour: Colour) -> None:
-        points = [(x_a, z_a), (x_b, z_a), (x_b, z_b), (x_a, z_b)]
-        draw.polygon([camera.at(x, 0, z) for x, z in points], fill=colour)
+        for a, b in ((z_a, min(z_b, middle)), (max(z_a, middle), z_b)):  # two pieces: haze grows with distance
+            if a < b:
+                corners = [camera.at(x, 0, z) for x, z in ((x_a, a), (x_b, a), (x_b, b), (x_a, b))]
+                canvas.fill(corners, light.tone(colour, math.sqrt(a * b)))
 
-    pavement = int(rng.integers(150, 186))
-    strip(-5.4, 5.4, near, far, (pavement, pavement - 4, pavement - 10))
-    strip(-3.6, 3.6, near, far, (tone, tone, tone + 4))
-    edge = COLOURS[country.edge_line or "white"]
-    if rng.random() < 0.75:
-        for x in (-3.2, 3.2):
-            strip(x - 0.08, x + 0.08, near, far, edge)
-    centre = COLOURS[country.centre_line] if country.centre_line else (200, 198, 190)
-    if rng.random() < 0.25:
-        for x in (-0.14, 0.14):
-            strip(x - 0.07, x + 0.07, near, far, centre)
-    else:
-        phase = rng.uniform(0, 4)
-        for z in np.arange(near + phase, 60, 5.0):
-            strip(-0.09, 0.09, z, z + 3.0, centre)
+    def stripes(x_a: float, x_b: float, zs: np.ndarray, colour: Colour) -> None:
+        scale = FOCAL / zs  # (n, 2)
+        px = [camera.vanish_px + (x - camera.x_m) * scale for x in (x_a, x_b)]
+        py = camera.horizon_px + camera.height_m * scale
+        corners = np.stack(
+            [px[0][:, 0], py[:, 0], px[1][:, 0], py[:, 0], px[1][:, 1], py[:, 1], px[0][:, 1], py[:, 1]], 1
+        )
+        canvas.quads(corners.reshape(-1, 4, 2), light.tone(colour, 9.0))
 
-
-def _buildings(camera: Camera, country: Country, rng: np.random.Generator) -> list:
-    things, density, low = [], rng.uniform(0.3, 0.95), rng.random() < 0.7
+    paved = 148 + dice.integers(36)
+    if weather == "snow":
+        paved += 40
+    pavement = (paved, paved - 4, paved - 10)
     for side in (-1, 1):
-        z = rng.uniform(6, 10)
-        while z < 70:
-            length = rng.uniform(5, 11)
-            if rng.random() < density:
-                x = side * (5.6 + rng.uniform(0.2, 3.5))
-                height = rng.uniform(2.8, 5.2) if low else rng.uniform(5, 13)
-                style = (pick(rng, WALLS[country.wall]), int(rng.integers(1 << 30)))
-                things.append((z, _building(camera, country, (x, side, z, z + length, height), style)))
-            z += length + rng.uniform(0.2, 5)
-    return things
+        strip(*sorted((side * ROAD_M, side * PAVED_M)), NEAR_M, far, pavement)
+    joints = np.arange(3.0, 22.0, 1.6) + dice.uniform(0, 1.6)
+    for a, b in ((-PAVED_M, -ROAD_M), (ROAD_M, PAVED_M)):
+        stripes(a, b, np.stack([joints, joints + 0.06], 1), mix(pavement, (70, 70, 70), 0.3))
+    strip(-ROAD_M, ROAD_M, NEAR_M, far, (tone, tone, tone + 4))
+    for x in (-1.9, 1.9):  # worn lanes
+        strip(x - 0.8, x + 0.8, NEAR_M, 60.0, (tone - 5, tone - 5, tone - 1))
+    for _ in range(dice.integers(4)):  # mended places
+        x, z, deep = dice.uniform(-3, 2), dice.uniform(4, 20), dice.uniform(0.8, 3)
+        strip(x, x + dice.uniform(0.5, 1.6), z, z + deep, (tone - 14, tone - 14, tone - 12))
+    kerb = mix(pavement, (245, 245, 240), 0.45)
+    for x in (-ROAD_M, ROAD_M - 0.16):
+        strip(x, x + 0.16, NEAR_M, 70.0, kerb)
+    edge = COLOURS[country.edge_line or "white"]
+    if dice.random() < 0.75:
+        for x in (-3.2, 3.2):
+            strip(x - 0.08, x + 0.08, NEAR_M, 90.0, edge)
+    _markings(camera, country, strip, stripes, dice)
 
 
-def _building(camera: Camera, country: Country, shape: tuple, style: tuple[Colour, int]):
-    x, side, z_near, z_far, height = shape
-    wall, salt = style
-    depth = 6 + salt % 5
-    lit = 0.0 if (side > 0) == bool(salt % 2) else 0.18
-    roof = mix(ROOFS[country.roof] if country.roof else (140, 130, 124), (60, 60, 60), (salt // 7 % 5) * 0.05)
-
-    def paint(image: Image.Image, draw: ImageDraw.ImageDraw) -> None:
-        at = camera.at
-        far_x = x + side * depth
-        draw.polygon(
-            [at(x, 0, z_near), at(far_x, 0, z_near), at(far_x, height, z_near), at(x, height, z_near)],
-            fill=mix(wall, (0, 0, 0), lit),
-        )
-        draw.polygon(
-            [at(x, 0, z_near), at(x, 0, z_far), at(x, height, z_far), at(x, height, z_near)],
-            fill=mix(wall, (0, 0, 0), 0.18 - lit),
-        )
-        glass = ((64, 74, 88), (92, 110, 128), (50, 52, 60))[salt // 11 % 3]
-        columns, floors = max(int((z_far - z_near) / 2.2), 1), max(int(height / 2.8), 1)
-        for floor in range(floors):
-            low_m, high_m = 0.9 + floor * 2.8, min(2.1 + floor * 2.8, height - 0.2)
-            for column in range(columns):
-                a = z_near + (column + 0.3) * (z_far - z_near) / columns
-                b = a + 0.45 * (z_far - z_near) / columns
-                draw.polygon([at(x, low_m, a), at(x, low_m, b), at(x, high_m, b), at(x, high_m, a)], fill=glass)
-            for offset in (0.2, 0.6):
-                a, b = x + side * depth * offset, x + side * depth * (offset + 0.2)
-                (left, bottom), (right, top) = at(a, low_m, z_near), at(b, high_m, z_near)
-                draw.rectangle((min(left, right), top, max(left, right), bottom), fill=glass)
-        _roof(draw, camera, shape, depth, roof, country.roof == "flat")
-
-    return paint
+def _markings(camera: Camera, country: Country, strip, stripes, dice: Dice) -> None:
+    """The centre line, and sometimes a zebra crossing."""
+    centre = COLOURS[country.centre_line] if country.centre_line else (200, 198, 190)
+    zebra = dice.uniform(8, 15) if dice.random() < 0.3 else 0.0
+    if dice.random() < 0.25:
+        for x in (-0.14, 0.14):
+            strip(x - 0.07, x + 0.07, NEAR_M, 90.0, centre)
+    else:
+        starts = np.arange(NEAR_M + dice.uniform(0, 4), 60, 5.0)
+        if zebra:
+            starts = starts[(starts + 3 < zebra) | (starts > zebra + 3.2)]
+        stripes(-0.09, 0.09, np.stack([starts, starts + 3.0], 1), centre)
+    if zebra:
+        band = np.array([[zebra, zebra + 3.0]])
+        for x in np.arange(-3.1, 3.0, 0.9).tolist():
+            stripes(x, x + 0.45, band, (232, 232, 228))
 
 
-def _roof(draw: ImageDraw.ImageDraw, camera: Camera, shape: tuple, depth: float, roof: Colour, flat: bool) -> None:
-    x, side, z_near, z_far, height = shape
-    at, far_x = camera.at, x + side * depth
-    if flat:
-        rim = height + 0.5
-        draw.polygon(
-            [at(x, height, z_near), at(far_x, height, z_near), at(far_x, rim, z_near), at(x, rim, z_near)],
-            fill=mix(roof, (0, 0, 0), 0.2),
-        )
-        draw.polygon([at(x, height, z_near), at(x, height, z_far), at(x, rim, z_far), at(x, rim, z_near)], fill=roof)
-        return
-    ridge_x, ridge = x + side * depth / 2, height + 0.42 * depth
-    eave, out = height - 0.25, x - side * 0.4
-    front, back = z_near + 0.8, z_far - 0.8
-    draw.polygon(
-        [at(out, eave, z_near - 0.3), at(far_x, eave, z_near - 0.3), at(ridge_x, ridge, front)],
-        fill=mix(roof, (0, 0, 0), 0.22),
-    )
-    draw.polygon(
-        [at(out, eave, z_near - 0.3), at(out, eave, z_far), at(ridge_x, ridge, back), at(ridge_x, ridge, front)],
-        fill=roof,
-    )
-
-
-def _trees(camera: Camera, country: Country, rng: np.random.Generator) -> list:
+def _lamps(canvas: Canvas, camera: Camera, light: Light, dice: Dice) -> list:
+    """Lamp posts along one side and, in some streets, poles with wires along the other; near ones hide far ones."""
     things = []
-    for _ in range(int(rng.integers(3, 10))):
-        side, z = pick(rng, (-1, 1)), rng.uniform(7, 45)
-        x, height = side * rng.uniform(5.4, 15), rng.uniform(3.4, 7.5)
-        kind = country.trees if rng.random() < 0.85 else "broadleaf"
-        variant = int(rng.integers(3))
-        things.append((z, _tree(camera, x, z, height, kind, variant)))
+    side = pick(dice, (-1, 1))
+    if dice.random() < 0.75 or light.dark:
+        z, step = dice.uniform(7, 14), dice.uniform(15, 24)
+        while z < 60:
+            things.append((z, "lamp", (side, z, "lamp", ())))
+            z += step
+    if dice.random() < 0.5:
+        z, step, sag = dice.uniform(6, 12), dice.uniform(13, 19), dice.uniform(0.4, 0.9)
+        while z < 60:
+            things.append((z, "lamp", (-side, z, "pole", (step, sag))))
+            z += step
     return things
 
 
-def _tree(camera: Camera, x: float, z: float, height: float, kind: str, variant: int):
-    def paint(image: Image.Image, draw: ImageDraw.ImageDraw) -> None:
-        foot_x, foot_y = camera.at(x, 0, z)
-        size = min(max(round(height * FOCAL / z), 8), 380) // 8 * 8 or 8
-        sprite = tree_sprite(kind, variant, size)
-        image.paste(sprite, (round(foot_x - sprite.width / 2), round(foot_y - sprite.height)), sprite)
-
-    return paint
+def _lamp(canvas: Canvas, camera: Camera, lamp: tuple, light: Light) -> None:
+    side, z, kind, wires = lamp
+    x, thick = side * 5.2, 0.12 if kind == "lamp" else 0.2
+    high = 6.2 if kind == "lamp" else 7.4
+    colour = light.tone((86, 90, 94) if kind == "lamp" else (96, 78, 60), z)
+    (xa, low), (xb, top) = camera.at(x - thick / 2, 0, z), camera.at(x + thick / 2, high, z)
+    canvas.box(xa, top, max(xb, xa + 1.2), low, colour)
+    if kind == "pole":
+        bar = [camera.at(x + u, high - 0.4, z) for u in (-0.9, 0.9)]
+        canvas.line(bar, max(0.12 * FOCAL / z, 1), colour)
+        step, sag = wires
+        for u in (-0.8, 0.0, 0.8) if z < 30 else (0.0,):
+            curve = [
+                camera.at(x + u, high - 0.35 - 4 * sag * t * (1 - t), z + t * step) for t in (0, 0.2, 0.4, 0.6, 0.8, 1)
+            ]
+            canvas.wire(curve, light.tone((46, 46, 50), z))
+        return
+    reach = camera.at(x - side * 1.3, high, z)
+    canvas.line([((xa + xb) / 2, top), reach], max(0.1 * FOCAL / z, 1), colour)
+    size = 0.34 * FOCAL / z
+    bulb = light.glow((255, 232, 170), z) if light.dark else light.tone((226, 226, 216), z)
+    if light.dark and z > 9:
+        canvas.disc(*reach, size * 1.5, size * 1.1, mix(bulb, light.haze, 0.6))
+    canvas.disc(reach[0], reach[1] + size * 0.15, size * 0.7, max(size * 0.3, 0.8), bulb)

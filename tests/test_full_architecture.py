@@ -1,0 +1,109 @@
+"""Qwen3-VL-4B's own architecture, at a fraction of its depth, through the stages that train it.
+
+Sizes are those of the published configuration of Qwen/Qwen3-VL-4B-Instruct, vocabulary included; only the number of
+layers is cut, and weights are random. What this cannot show is what the real weights would answer.
+"""
+
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+from models import GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, Scripted, drawn_photo, untrained
+from transformers import AutoModelForImageTextToText, Qwen3VLConfig
+
+from reverse_lib import grpo, policy, sft
+from reverse_lib.environment import FULL, rollout
+from reverse_lib.profiles import GrpoConfig, SftConfig
+
+TEXT = {
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 5e6,
+        "mrope_section": [24, 20, 20],
+        "mrope_interleaved": True,
+    },
+    "tie_word_embeddings": True,
+}
+VISION = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_heads": 16,
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 2560,
+    "num_position_embeddings": 2304,
+}
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    """One text and one vision layer of the 4B model under LoRA, in bfloat16, with our processor."""
+    _, processor = untrained()
+    ids = processor.tokenizer.convert_tokens_to_ids
+    config = Qwen3VLConfig(
+        text_config=TEXT | {"num_hidden_layers": 1, "eos_token_id": ids("<|im_end|>")},
+        vision_config=VISION | {"depth": 1, "deepstack_visual_indexes": [0]},
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    model.generation_config.eos_token_id = ids("<|im_end|>")
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    return policy.with_lora(model, 4), processor
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """A small photo: the full interface shows it pixel for pixel, and every 32x32 px are a token."""
+    buffer = io.BytesIO()
+    drawn_photo().load().resize((224, 160)).save(buffer, "PNG")
+    return replace(drawn_photo(), source=buffer.getvalue())
+
+
+def adapters(model):
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def test_both_supervised_stages_take_a_step_at_the_4b_models_width(shallow, photo, tmp_path):
+    model, processor = shallow
+    long = rollout(Scripted([ZOOM, SEARCH, RIGHT]), [photo], KnownSearch(), FULL)[0]
+    for name, trajectories in (("direct", sft.direct_trajectories([photo])), ("cold start", [long])):
+        before = adapters(model)
+        dataset = sft.make_dataset(trajectories, {photo.photo_id: photo}, FULL)
+        config = SftConfig(batch_size=1, epochs=2, learning_rate=1e-3, max_length=8192, minutes=5)
+        rows = sft.train(model, processor, dataset, config, tmp_path / name)
+        losses = [row["loss"] for row in rows if "loss" in row]
+        assert losses and all(0 < loss < 20 for loss in losses)
+        assert any(not torch.equal(before[key], value) for key, value in adapters(model).items())
+
+
+def test_reinforcement_learning_takes_a_step_at_the_4b_models_width(shallow, photo, tmp_path):
+    model, processor = shallow
+    config = GrpoConfig(steps=2, prompts_per_step=1, group_size=2, learning_rate=1e-3, max_completion_tokens=800)
+    trainer = grpo.make_trainer(model, processor, [photo], KnownSearch(), FULL, config, tmp_path)
+    scripts, turn = ([SEARCH, RIGHT], [GUESS]), 0
+
+    def generate(prompt_ids, images, fields, num_generations, has_tool_images=False):
+        nonlocal turn
+        turn = 0 if num_generations > 1 else turn + 1
+        texts = [script[turn] for script in scripts if turn < len(script)]
+        return [processor.tokenizer(text + "<|im_end|>")["input_ids"] for text in texts], None
+
+    trainer._generate_single_turn = generate
+    before = adapters(model)
+    trainer.train()
+    assert [e._finished.end for e in trainer.environments] == ["answered", "answered"]
+    assert trainer.environments[0]._breakdown.total > trainer.environments[1]._breakdown.total
+    assert any(not torch.equal(before[key], value) for key, value in adapters(model).items())

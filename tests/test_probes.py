@@ -1,0 +1,217 @@
+"""The miniature world under attack: no shortcut leads past looking, querying and judging; see `probes.py`."""
+
+import numpy as np
+import pytest
+from probe_statistics import ALPHA, auc, separation, share
+from probes import (
+    FAMILIES,
+    Gallery,
+    box_tables,
+    country_reader,
+    gallery,
+    joined,
+    near,
+    neighbour_within_country,
+    photo_table,
+    place_by_trees,
+    place_within_country,
+    position_reader,
+    region_table,
+    trend_across_places,
+)
+from probes_web import (
+    blind_answers,
+    blind_boxes,
+    call_orders,
+    country_runs,
+    id_bits,
+    reader_score,
+    result_table,
+    rule_scores,
+    searches,
+    unseen_names,
+)
+from scipy.stats import binom
+
+from reverse_lib.environment import rollout
+from reverse_lib.teacher import ScriptedTeacher
+from reverse_lib.world.gazetteer import country_table
+
+TOLD_APART = 0.55  # an AUC above this, by more than its interval, is a leak
+
+
+@pytest.fixture(scope="module")
+def parts(world):
+    """Small versions of eight views of each training place, two more of it, and eight of each held-out place."""
+    views = {"train": 8, "test-seen": 2, "test-new": 8}
+    return {split: gallery(world.photos(split, n * len(world.places_of(split)))) for split, n in views.items()}
+
+
+@pytest.fixture(scope="module")
+def scenery(parts):
+    """All of them but those with a landmark, which may well tell the place."""
+    everything = joined(list(parts.values()))
+    kinds = [{mark.kind for mark in photo.marks if mark.informative} for photo in everything.photos]
+    return everything.where(np.array(["landmark" not in some for some in kinds]))
+
+
+@pytest.fixture(scope="module")
+def taught(world):
+    """The scripted teacher's trajectories on validation photos and on held-out places."""
+    teacher = ScriptedTeacher(world)
+    return {
+        split: rollout(teacher, world.photos(split, n), world.live) for split, n in (("val", 400), ("test-new", 200))
+    }
+
+
+def told_apart(rows, truth, groups=None):
+    """The attackers whose AUC is above what is tolerated, by more than its interval."""
+    return {
+        name: str(found)
+        for name, found in separation(rows, truth, groups).items()
+        if found.value - found.margin > TOLD_APART
+    }
+
+
+def test_a_bag_of_pixels_tells_the_country_at_least_eight_times_as_often_as_chance(parts):
+    found = country_reader(parts["train"], {split: parts[split] for split in ("test-seen", "test-new")})
+    for split, right in found.items():
+        assert right.value >= 8 / len(country_table()), (split, str(right))
+
+
+def test_the_position_of_a_held_out_place_is_not_guessed_from_pixels_better_than_from_the_country(parts):
+    test = parts["test-new"]
+    table = country_table()
+    fall_back = near([(table[p.country].lat, table[p.country].lon) for p in test.photos], test.photos)
+    memoriser = position_reader(parts["train"], test)
+    assert memoriser.low <= fall_back.high, (str(memoriser), str(fall_back))
+    assert memoriser.value < 0.08, str(memoriser)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scenery_tells_no_place_of_the_right_country_even_to_who_has_other_views_of_it(scenery, family):
+    attacks = [place_within_country(scenery, family), neighbour_within_country(scenery, family)]
+    if family in ("colours", "grain"):
+        attacks.append(place_by_trees(scenery.features[family], scenery))
+    for found, chance in attacks:
+        assert found.low <= chance, (family, str(found), chance)
+
+
+@pytest.mark.parametrize("target", ["lat", "lon", "population"])
+def test_scenery_tells_neither_latitude_nor_longitude_nor_size_of_a_place_beyond_its_country(scenery, target):
+    found = {family: trend_across_places(scenery, family, target) for family in FAMILIES}
+    assert all(correlation <= highest for correlation, highest in found.values()), found
+
+
+def test_the_attackers_find_a_shade_that_is_planted_for_them(scenery):
+    rng = np.random.default_rng(0)
+    ids = sorted(set(scenery.places))
+    shade = dict(zip(ids, rng.normal(0, 20 / 255, size=(len(ids), 30)), strict=True))
+    planted = {name: rows.copy() for name, rows in scenery.features.items()}
+    planted["layout"][:, -30:] += np.array([shade[place] for place in scenery.places], np.float32)
+    table = country_table()
+    north = np.array([photo.place.lat > table[photo.country].lat for photo in scenery.photos], np.float32)
+    planted["colours"][:, 0] += 0.3 * north  # of the country's largest city
+    marked = Gallery(scenery.photos, planted, scenery.colours, scenery.regions)
+    found, chance = place_within_country(marked, "layout")
+    assert found.low > chance, (str(found), chance)
+    correlation, highest = trend_across_places(marked, "colours", "lat")
+    assert correlation > highest
+    truth = rng.random(3000) < 0.5
+    assert told_apart(rng.normal(size=(3000, 4)) + 0.6 * truth[:, None], truth)
+
+
+def test_place_size_and_colours_of_a_region_do_not_tell_that_it_informs(world, parts):
+    rows, truth, owners = region_table(world.photos("train", 4000))
+    assert not told_apart(rows, truth, owners)
+    everything = joined(list(parts.values()))
+    rows, truth, owners = region_table(everything.photos, everything.regions)
+    shape_and_colour = [column for column in range(rows.shape[1]) if column not in (6, 7)]  # not the order of regions
+    tall = rows[:, 3] > 0.75 * rows[:, 2]
+    for group in (np.ones(len(rows), bool), tall, ~tall):
+        assert not told_apart(rows[group][:, shape_and_colour], truth[group], owners[group])
+
+
+def test_the_boxes_of_a_photo_do_not_tell_whether_one_of_them_informs(world):
+    rows, truth = photo_table(world.photos("train", 4000))
+    assert not told_apart(rows, truth)
+
+
+def test_the_size_of_a_sign_says_little_about_which_place_of_the_country_it_names(world):
+    """Longer names need wider signs, which is true to life; it may double the odds of a guess, no more."""
+    photos = [p for split in ("train", "test-new") for p in world.photos(split, 16 * len(world.places_of(split)))]
+    named, tables = box_tables(photos)
+    found, chance = place_by_trees(tables["size"], Gallery(named))
+    assert found.value <= 2 * chance, (str(found), chance)
+    found, chance = place_by_trees(tables["position"], Gallery(named))
+    assert found.low <= chance, (str(found), chance)
+
+
+def test_order_host_address_length_and_wording_do_not_tell_a_useful_result(taught):
+    families, useful, owners = result_table(taught["val"])
+    leaks = {name: told_apart(rows, useful, owners) for name, rows in families.items()}
+    leaks["together"] = told_apart(np.hstack(list(families.values())), useful, owners)
+    assert not any(leaks.values()), leaks
+
+
+@pytest.mark.parametrize("split", ["val", "test-new"])
+def test_trusting_by_rule_of_thumb_is_clearly_worse_than_comparing_with_the_photo(taught, split):
+    scores = rule_scores(searches(taught[split]))
+    reader = reader_score(taught[split])
+    assert reader > 0.9
+    assert all(abs(scores[f"result {i}"]) < 0.12 for i in range(1, 7)) and scores["first position"] < 0.3, scores
+    assert max(scores.values()) < 0.7 * reader, scores
+
+
+@pytest.mark.parametrize("split", ["test-seen", "test-new"])
+def test_answers_without_looking_are_far_below_those_of_a_reader(world, split):
+    answers = blind_answers(world, world.photos("train", 600), world.photos(split, 400))
+    reader = answers.pop("reader")
+    assert reader.value > 0.75, str(reader)
+    for name in ("commonest place", "largest city", "capital of country"):
+        assert answers[name].high < 0.4 * reader.value, (name, str(answers[name]))
+    for name, found in answers.items():
+        assert found.high < reader.low, (name, str(found), str(reader))
+
+
+def test_a_box_that_is_the_same_in_every_photo_finds_next_to_nothing(world):
+    found = blind_boxes(world, world.photos("val", 120))
+    informative = found.pop("informative")
+    for name, useful in found.items():
+        assert useful.value < 0.25 * informative.value and useful.high < informative.low, (name, str(useful))
+
+
+def test_photo_ids_tell_neither_split_nor_country_nor_position_nor_usefulness(world):
+    photos = [photo for split in ("train", "val", "test-seen", "test-new") for photo in world.photos(split, 600)]
+    names = sorted(country_table())
+    for truth in (
+        [photo.split == "test-new" for photo in photos],
+        [photo.split == "train" for photo in photos],
+        [photo.lat > 20 for photo in photos],
+        [photo.lon > 0 for photo in photos],
+        [names.index(photo.country) % 2 for photo in photos],
+        [bool(photo.regions) for photo in photos],
+    ):
+        assert not told_apart(id_bits(photos), np.array(truth, bool))
+
+
+def test_order_of_photos_and_number_of_calls_tell_nothing(world):
+    position, first, useful = call_orders(world, world.photos("val", 150))
+    assert abs(position.value - 0.5) <= position.margin
+    assert first.low <= useful <= first.high, (str(first), useful)
+    together, chance = country_runs(world.photos("train"))
+    assert together.low <= chance <= together.high, (str(together), chance)
+
+
+def test_the_teacher_writes_no_name_before_it_can_have_read_it(taught):
+    assert unseen_names(taught["val"]) == []
+
+
+def test_intervals_are_exact_and_an_attacker_at_chance_stays_inside():
+    half = share([True] * 5 + [False] * 5)
+    assert half.value == 0.5 and binom.sf(4, 10, half.low) == pytest.approx(ALPHA / 2)
+    assert binom.cdf(5, 10, half.high) == pytest.approx(ALPHA / 2)
+    assert (share([False] * 9).low, share([True] * 9).high) == (0.0, 1.0)
+    rng = np.random.default_rng(0)
+    found = auc(rng.random(2000) < 0.3, rng.random(2000))
+    assert abs(found.value - 0.5) < found.margin < 0.06
