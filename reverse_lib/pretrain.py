@@ -67,7 +67,9 @@ def encode_skills(tokenizer, samples: Sequence[SkillSample]) -> tuple[dict[str, 
         pixels = {"pixel_values": values, "image_grid_thw": grid}
         pad = "<|image_pad|>"
         texts = [text.replace(pad, pad * int(grid[0].prod() // 4)) for text in texts]
-    batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", return_token_type_ids=False)
+    # few lengths: the CPU backend keeps compiled kernels and buffers for each one it meets
+    padding = {"padding": True, "padding_side": "right", "pad_to_multiple_of": 32}
+    batch = tokenizer(texts, return_tensors="pt", return_token_type_ids=False, **padding)
     ids = batch["input_ids"]
     end, start = (tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|im_start|>"))
     position = torch.arange(ids.shape[1])

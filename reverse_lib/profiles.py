@@ -32,6 +32,11 @@ class ModelConfig:
     lora_rank: int = 0  # 0 trains every weight
     train_vision: bool = False  # whether the vision tower learns too; LoRA never trains it
 
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The arguments of `policy.load_model` besides the checkpoint."""
+        return {"device": self.device, "lora_rank": self.lora_rank, "train_vision": self.train_vision}
+
 
 @dataclass(frozen=True)
 class AnnotationConfig:
@@ -39,6 +44,8 @@ class AnnotationConfig:
 
     photos: int = 2000
     max_km: float = 200.0  # kept at most this far from the truth
+    direct_share: float = 0.15  # of what is saved: confident answers without a call
+    failing_share: float = 0.05  # of what is saved: sound answers although every search failed
 
 
 @dataclass(frozen=True)

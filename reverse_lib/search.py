@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 from urllib.parse import unquote
 
 FLICKR_HOSTS = (
@@ -151,6 +151,30 @@ def query_similarity(a: str, b: str) -> float:
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     """Share of the words of either set that are in both, 0..1; 0 for two empty sets."""
     return len(a & b) / len(a | b) if a and b else 0.0
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A search service that is down: every search raises ServiceError. For learning, and testing, what to do then.
+
+    Attributes:
+        backend: What would have answered; still knows which pages are evidence.
+    """
+
+    backend: SearchBackend
+    reads_pixels: ClassVar[bool] = False
+
+    def image(self, photo_id: str, bbox_2d: Sequence[float], call: int = 0, crop=None) -> None:
+        """Fails."""
+        raise ServiceError("image search: switched off")
+
+    def text(self, photo_id: str, query: str, call: int = 0) -> None:
+        """Fails."""
+        raise ServiceError("text search: switched off")
+
+    def evidence(self, photo_id: str) -> list[str]:
+        """What the backend says."""
+        return self.backend.evidence(photo_id)
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ def sft_arguments(config: SftConfig, samples: int, folder: str | Path, seed: int
         max_steps=steps,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.1},
-        warmup_steps=max(1, steps // 100),
+        warmup_steps=steps // 100,
         weight_decay=0.1,
         adam_beta1=0.9,
         adam_beta2=0.95,

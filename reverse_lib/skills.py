@@ -171,8 +171,8 @@ class SkillDrills:
     def copying(self) -> SkillSample:
         """Names and positions to be said again: what a network has to be able to do before it can quote a page."""
         rng = self.rng
-        words = [f"{rng.uniform(-60, 70):.2f}" if rng.random() < 0.3 else self._pick(self.names) for _ in range(16)]
-        text = ", ".join(words[: int(rng.integers(4, 17))])
+        words = [f"{rng.uniform(-60, 70):.2f}" if rng.random() < 0.3 else self._pick(self.names) for _ in range(10)]
+        text = ", ".join(words[: int(rng.integers(3, 11))])
         return SkillSample([{"role": "user", "content": text}, _says(text)], None)
 
     def spelling(self) -> SkillSample:

@@ -153,14 +153,14 @@ def position_reader(train: Gallery, test: Gallery, within_km: float = 25.0) -> S
     """Photos whose nearest-looking training place is really near: the memoriser on places it has never seen."""
     model = _trees().fit(train.colours, train.places)
     where = {photo.place.place_id: (photo.place.lat, photo.place.lon) for photo in train.photos}
-    return near([where[place] for place in model.predict(test.colours)], test.photos, within_km)
+    return share(is_near([where[place] for place in model.predict(test.colours)], test.photos, within_km))
 
 
-def near(guesses: Sequence[tuple[float, float]], photos: Sequence, within_km: float = 25.0) -> Share:
-    """Share of guessed positions, (lat, lon) in degrees, that lie near their photo's."""
+def is_near(guesses: Sequence[tuple[float, float]], photos: Sequence, within_km: float = 25.0) -> np.ndarray:
+    """Which guessed positions, (lat, lon) in degrees, lie near their photo's, (n,)."""
     lat, lon = np.array(guesses, float).T
     truth = np.array([(photo.lat, photo.lon) for photo in photos]).T
-    return share(haversine_km(lat, lon, *truth) <= within_km)
+    return haversine_km(lat, lon, *truth) <= within_km
 
 
 def _trees(count: int = 200) -> ExtraTreesClassifier:
@@ -304,32 +304,39 @@ def _view_numbers(places: np.ndarray) -> np.ndarray:
 
 # --- regions --------------------------------------------------------------------------------------
 
-GEOMETRY = ("x", "y", "width", "height", "area", "aspect", "rank", "marks")
-
 
 def region_table(
     photos: Sequence, looks: Sequence[np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Regions as rows of numbers that need no reading.
+    """Regions as rows of numbers that need no reading: centre, width, height, area, ratio and, if given, colours.
 
     Args:
         photos: Photos.
         looks: Colours of their regions as in `Gallery.regions`; None for geometry alone.
 
     Returns:
-        Rows (r, 8 or 14), whether each region is informative (r,), and its photo's number (r,).
+        Rows (r, 6 or 12), whether each region is informative (r,), and its photo's number (r,). How many regions the
+        photo has is left out: among two, each is the right one more often than among three.
     """
     rows, truth, owners = [], [], []
     for number, photo in enumerate(photos):
         for rank, mark in enumerate(photo.marks):
             x1, y1, x2, y2 = mark.bbox_2d
             width, height = x2 - x1, y2 - y1
-            row = [x1 + width / 2, y1 + height / 2, width, height, width * height, width / height, rank]
-            row.append(len(photo.marks))
+            row = [x1 + width / 2, y1 + height / 2, width, height, width * height, width / height]
             rows.append([*row, *(looks[number][rank] if looks is not None else ())])
             truth.append(mark.informative)
             owners.append(number)
     return np.array(rows, float), np.array(truth), np.array(owners)
+
+
+def leftmost(photos: Sequence) -> dict[int, Share]:
+    """By number of regions, the share of photos with an informative one where it is the first listed."""
+    flags: dict[int, list[bool]] = {}
+    for photo in photos:
+        if photo.regions:
+            flags.setdefault(len(photo.marks), []).append(photo.marks[0].informative)
+    return {count: share(some) for count, some in flags.items()}
 
 
 def box_tables(photos: Sequence) -> tuple[list, dict[str, np.ndarray]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from probe_statistics import Auc, Share, auc, share
-from probes import near
+from probes import is_near
 from sklearn.feature_extraction.text import CountVectorizer
 
 from reverse_lib.geo import haversine_km
@@ -164,8 +164,8 @@ def reader_score(trajectories: Sequence) -> float:
 # --- answers without looking ---------------------------------------------------------------------
 
 
-def blind_answers(world, train: Sequence, test: Sequence) -> dict[str, Share]:
-    """Share of answers within 25 km of those who don't look, or look at one thing only.
+def blind_answers(world, train: Sequence, test: Sequence) -> dict[str, np.ndarray]:
+    """Whether answers lie within 25 km, (photos,) each, of those who don't look or look at one thing only.
 
     "commonest place" and "largest city" look at nothing; "capital of country" knows the true country and answers its
     largest city; "largest twin" knows the true name and answers its most populous bearer; "any result" knows name and
@@ -201,7 +201,7 @@ def blind_answers(world, train: Sequence, test: Sequence) -> dict[str, Share]:
             "reader": _first(both, *wanted) or home,
         }.items():
             answers.setdefault(name, []).append(spot)
-    return {name: near(spots, test) for name, spots in answers.items()}
+    return {name: is_near(spots, test) for name, spots in answers.items()}
 
 
 def _first(answer, country: str = "", name: str = "") -> tuple[float, float] | None:

@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from reverse_lib.environment import (
     environment_class,
     tool_functions,
 )
-from reverse_lib.interface import show_photo, show_zoom
+from reverse_lib.interface import Interface, show_photo, show_zoom
 from reverse_lib.search import SearchAnswer, SearchResult
 from reverse_lib.trajectory import TOOLS
 
@@ -87,12 +88,12 @@ def test_reset_names_a_photo_it_does_not_know(search):
         environment.text_search_tool(query="after a failed reset no old photo is left")
 
 
-def test_a_zoom_is_cut_from_the_original_and_keeps_its_aspect(search):
+def test_a_zoom_is_cut_from_the_original_and_is_twice_as_wide_as_the_photo_shows_it(search):
     environment = make(search)
     (block,) = environment.image_zoom_in_tool(bbox_2d=[500, 500, 1000, 600])  # 320 x 48 px of 640 x 480
-    zoom = np.asarray(block["image"]).astype(int)  # (32, 224, 3)
-    assert zoom.shape == (32, 224, 3)
-    wide = round(320 * 32 / 48)  # 213 px of picture, then grey
+    zoom = np.asarray(block["image"]).astype(int)  # (32, 448, 3)
+    assert zoom.shape == (32, 448, 3)
+    wide = round(2 * 320 * 32 / 48)  # 427 px of picture, then grey
     assert (zoom[:, wide:] == 127).all()
     assert abs(zoom[:, 0, 0].mean() - 127.5) < 3 and abs(zoom[:, wide - 1, 0].mean() - 255) < 3
     assert abs(zoom[0, :wide, 1].mean() - 127.5) < 3 and abs(zoom[-1, :wide, 1].mean() - 153) < 3
@@ -100,9 +101,18 @@ def test_a_zoom_is_cut_from_the_original_and_keeps_its_aspect(search):
 
 def test_a_zoom_wider_than_the_canvas_is_scaled_to_its_width():
     image = Image.open(io.BytesIO(picture()))
-    zoom = np.asarray(show_zoom(image, [0, 0, 1000, 50], TINY)).astype(int)  # 640 x 24 px -> 224 x 8
-    assert abs(zoom[:8, 223, 0].mean() - 255) < 3
+    zoom = np.asarray(show_zoom(image, [0, 0, 1000, 50], TINY)).astype(int)  # 640 x 24 px -> 448 x 8
+    assert abs(zoom[:8, 447, 0].mean() - 255) < 3
     assert (zoom[8:] == 127).all()
+
+
+def test_an_interface_may_keep_the_aspect_and_refuses_a_stretch_that_is_none(search):
+    kept = replace(TINY, zoom_stretch=1.0)
+    zoom = np.asarray(show_zoom(Image.open(io.BytesIO(picture())), [500, 500, 1000, 600], kept)).astype(int)
+    assert (zoom[:, 213:] == 127).all() and abs(zoom[:, 212, 0].mean() - 255) < 4
+    assert Interface.from_dict(kept.to_dict()) == kept
+    with pytest.raises(ValueError, match="zoom_stretch=0"):
+        replace(TINY, zoom_stretch=0)
 
 
 def test_full_zooms_are_twice_as_large_up_to_1024_px_and_say_which_region(search):
@@ -118,7 +128,7 @@ def test_a_sliver_never_becomes_a_picture_that_an_image_processor_refuses(box):
     image = Image.open(io.BytesIO(picture()))
     zoom = show_zoom(image, box, FULL)
     assert min(zoom.size) >= 32 and max(zoom.size) / min(zoom.size) <= 100
-    assert show_zoom(image, box, TINY).size == (224, 32)
+    assert show_zoom(image, box, TINY).size == (448, 32)
     panorama = show_photo(Image.new("RGB", (20000, 40)), FULL)
     assert panorama.size == (20000, 200)
 
@@ -271,6 +281,7 @@ def test_members_of_a_group_see_the_same_for_the_same_call():
 
 _SCRIPT = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, str(Path("tests")))
 from test_environment import digest

@@ -16,6 +16,7 @@ from reverse_lib import grpo, policy, sft
 from reverse_lib.environment import FULL, rollout
 from reverse_lib.profiles import GrpoConfig, SftConfig
 
+SHOWN = replace(FULL, system_prompt="Find the place.")  # a tiny vocabulary cuts the long prompt into 1,500 tokens
 TEXT = {
     "vocab_size": 151936,
     "hidden_size": 2560,
@@ -78,11 +79,11 @@ def adapters(model):
 
 def test_both_supervised_stages_take_a_step_at_the_4b_models_width(shallow, photo, tmp_path):
     model, processor = shallow
-    long = rollout(Scripted([ZOOM, SEARCH, RIGHT]), [photo], KnownSearch(), FULL)[0]
+    long = rollout(Scripted([ZOOM, SEARCH, RIGHT]), [photo], KnownSearch(), SHOWN)[0]
     for name, trajectories in (("direct", sft.direct_trajectories([photo])), ("cold start", [long])):
         before = adapters(model)
-        dataset = sft.make_dataset(trajectories, {photo.photo_id: photo}, FULL)
-        config = SftConfig(batch_size=1, epochs=2, learning_rate=1e-3, max_length=8192, minutes=5)
+        dataset = sft.make_dataset(trajectories, {photo.photo_id: photo}, SHOWN)
+        config = SftConfig(batch_size=1, epochs=1, learning_rate=1e-3, max_length=8192, minutes=5)
         rows = sft.train(model, processor, dataset, config, tmp_path / name)
         losses = [row["loss"] for row in rows if "loss" in row]
         assert losses and all(0 < loss < 20 for loss in losses)
@@ -91,8 +92,8 @@ def test_both_supervised_stages_take_a_step_at_the_4b_models_width(shallow, phot
 
 def test_reinforcement_learning_takes_a_step_at_the_4b_models_width(shallow, photo, tmp_path):
     model, processor = shallow
-    config = GrpoConfig(steps=2, prompts_per_step=1, group_size=2, learning_rate=1e-3, max_completion_tokens=800)
-    trainer = grpo.make_trainer(model, processor, [photo], KnownSearch(), FULL, config, tmp_path)
+    config = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, learning_rate=1e-3, max_completion_tokens=800)
+    trainer = grpo.make_trainer(model, processor, [photo], KnownSearch(), SHOWN, config, tmp_path)
     scripts, turn = ([SEARCH, RIGHT], [GUESS]), 0
 
     def generate(prompt_ids, images, fields, num_generations, has_tool_images=False):

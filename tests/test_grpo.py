@@ -85,7 +85,6 @@ def test_only_tokens_the_model_wrote_are_trained_on(trainer):
 
 def test_advantages_favour_the_rollout_that_earned_more_and_weights_change(trainer):
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
-    trainer.args.warmup_steps = 0
     trainer.train()
     advantages = trainer.recorded[0]["advantages"]
     totals = torch.tensor([e._breakdown.total for e in trainer.environments])

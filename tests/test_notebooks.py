@@ -43,7 +43,8 @@ def check_annotation(metrics, folder):
     left = list(funnel.values())
     assert left == sorted(left, reverse=True) and 0.4 < metrics["kept_share"] == left[-1] / 24 < 1
     assert left[-1] == saved["search"] and 1 <= saved["direct"] <= saved["direct_candidates"]
-    assert saved["direct"] <= 0.15 * (saved["search"] + saved["direct"]) + 0.5
+    assert saved["direct"] <= 0.15 * (saved["search"] + saved["direct"] + saved["failing"]) + 1
+    assert saved["failing"] == round(saved["search"] * 0.05 / 0.8) == 1
     assert metrics["difficulty"]["easy"] > metrics["difficulty"]["hard"] > 0 == metrics["difficulty"]["unknown"]
     for labels in metrics["labels"].values():
         assert labels["mentioned"]["recall"] == 1 and abs(labels["mentioned"]["kappa"]) < 1e-9
@@ -54,11 +55,14 @@ def check_annotation(metrics, folder):
     check_world(metrics, folder)
     rows = load_trajectories(folder / "trajectories.jsonl")
     kinds = [row.extra["sample"] for row in rows]
-    assert (kinds.count("search"), kinds.count("direct")) == (saved["search"], saved["direct"])
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {k: saved[k] for k in ("search", "direct", "failing")}
     for row in rows:
         if row.extra["sample"] == "search":
             assert row.km <= 200 and row.steps[0].observation is not None
             assert row.extra["difficulty"] == ("easy" if row.km <= 25 else "medium")
+        elif row.extra["sample"] == "failing":
+            assert any(step.observation and step.observation.status == "service_error" for step in row.steps)
+            assert row.answer.country == row.country
         else:
             assert len(row.steps) == 1 and not row.regions and row.answer.country == row.country
 

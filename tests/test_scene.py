@@ -22,12 +22,12 @@ from reverse_lib.world.selection import choose_places
 from reverse_lib.world.street import GROUNDS, ROOFS, WALLS
 
 GOLDEN = [
-    "8e6907ac00154fd3",
-    "20f84e2414c9bf24",
-    "cd4ed5c9f9f87b84",
-    "0cf1794e2210e3dd",
-    "6b75835177fbda61",
-    "84587079fdc29e0c",
+    "8034aa417c81dbd3",
+    "123da7fa8d715dac",
+    "fb329a933eeb0f26",
+    "1043d10423f3caad",
+    "f419a789f5da6266",
+    "25fc68d76d5959f9",
 ]  # SHA-256 of six photos' pixels, cut to 16 digits
 
 
@@ -286,7 +286,7 @@ def test_the_same_scene_has_the_same_bytes_on_every_machine():
             )
         )
     ]
-    scenes = [plan_scene(0, place, 31 + number, places) for number, place in enumerate(places)]
+    scenes = [plan_scene(0, place, 32 + number, places) for number, place in enumerate(places)]
     found = [hashlib.sha256(render(scene).tobytes()).hexdigest()[:16] for scene in scenes]
     assert len({scene.hour for scene in scenes}) == 4 and len({scene.weather for scene in scenes}) >= 4
     assert {panel.mark.kind for scene in scenes for panel in scene.panels} == {*INFORMATIVE, *DECOYS}

@@ -19,6 +19,7 @@ from math import ceil
 
 import numpy as np
 
+from reverse_lib.geo import haversine_km
 from reverse_lib.search import SearchResult
 from reverse_lib.world import scene
 from reverse_lib.world.gazetteer import Country, Place, country_table, fold, load_cities, offset, pick, stream
@@ -74,6 +75,7 @@ ABOUT = tuple(kind for kind in TITLES if kind not in ("blog", "jersey", "restaur
 SHOPS = ("shop", "office", "list", "news")
 """Titles of these kinds make "abroad" of what only bears a place's name in another country, others "namesake"."""
 
+NEAR_MIN_KM = 50.0  # from a place to a city whose name begins alike
 MAX_OFF_KM = 4.0  # of a stated position from the centre
 SPARSE_SHARE = 0.12  # places with three pages of which one or two state a position
 LETTERED_SHARE = 0.85  # cities whose signs and boards are on pages
@@ -240,7 +242,7 @@ class WebBuilder:
         self.pages: list[Page] = []
         self.pictures: list[Picture] = []
         self.cities = _cities_by_country()
-        self.bearers = _bearers()
+        self.bearers = _bearers(places)
         self.near = _near_names(places)
         self._urls: set[str] = set()
 
@@ -374,23 +376,26 @@ def _cities_by_country() -> dict[str, list[Place]]:
     return found
 
 
-@lru_cache(maxsize=1)
-def _bearers() -> dict[str, set[str]]:
-    """For each city name the countries that have a city of it."""
+def _bearers(places: Sequence[Place]) -> dict[str, set[str]]:
+    """For each city name the countries that have a city of it, small places of the world included."""
     found: dict[str, set[str]] = defaultdict(set)
-    for city in load_cities():
+    for city in (*load_cities(), *places):
         found[city.name].add(city.country)
     return found
 
 
 def _near_names(places: Sequence[Place]) -> dict[int, list[Place]]:
-    """For each place, cities of the world's countries that begin alike but are not called the same."""
+    """For each place, cities of the world's countries that begin alike, but are called otherwise and lie elsewhere."""
     known = {place.place_id for place in places}
     by_start: dict[str, list[Place]] = defaultdict(list)
     for city in load_cities():
         if city.country in country_table() and city.place_id not in known:
             by_start[city.name[:4]].append(city)
     return {
-        place.place_id: [city for city in by_start.get(place.name[:4], ()) if city.name != place.name]
+        place.place_id: [
+            city
+            for city in by_start.get(place.name[:4], ())
+            if city.name != place.name and haversine_km(city.lat, city.lon, place.lat, place.lon) > NEAR_MIN_KM
+        ]
         for place in places
     }
