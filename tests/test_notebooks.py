@@ -91,7 +91,7 @@ def check_search_cache(metrics, folder):
     hits, differs = metrics["hit_rates"], metrics["cached_differs_from_live"]
     assert hits["the same box"] == hits["the same query"] == hits["query in capitals, with a comma"] == 1
     boxes = [hits[f"box off by up to {percent} %"] for percent in (5, 10, 20, 30)]
-    assert boxes[0] == boxes[1] == 1 > boxes[2] > boxes[3]
+    assert boxes[0] == 1 >= boxes[1] > 0.9 > boxes[2] > boxes[3]
     assert hits["query, a letter missing in the name"] < hits["query without its last word"]
     assert differs["the same query"] < 0.1 < differs["query without its first word"] <= 1
     only = metrics["evidence_only_in_cache"]
@@ -109,7 +109,7 @@ def check_sft(metrics, folder):
     assert metrics["samples"] == {"direct": 16, "coldstart": 16}
     for stage in ("direct", "coldstart"):
         assert metrics["last_loss"][stage] < metrics["first_loss"][stage]
-    assert metrics["changed_parameters"] == metrics["trainable_parameters"] > 100
+    assert metrics["changed_parameters"] == metrics["trainable_parameters"] > 40
     assert metrics["learned_tokens"] > 50 and metrics["tokens_per_s"] > metrics["samples_per_s"] > 0
     assert set(metrics["val"]) == {"base", "direct SFT", "cold start"}
     for stage in ("sft", "coldstart"):
@@ -118,7 +118,7 @@ def check_sft(metrics, folder):
 
 
 def check_grpo(metrics, folder):
-    assert metrics["steps"] == 2 and metrics["changed_parameters"] > 100
+    assert metrics["steps"] == 2 and metrics["changed_parameters"] > 40  # of the language model; the eyes are held still
     components = ("reward", "accuracy", "format", "look", "query", "trust", "errors")
     assert metrics["logged"] == sorted(f"rewards/{name}/mean" for name in components)
     assert metrics["total_is_weighted_sum"] is True and metrics["tokens_per_s"] > metrics["rollouts_per_s"] > 0

@@ -131,16 +131,16 @@ def test_vision_and_skill_training_lower_their_losses(world, pool):
     heads = vision.VisionHeads(192, len(world.countries))
     batches = skills.vision_batches(*pool, (8, 16), seed=0)
     rows = vision.train_vision(model.model.visual, heads, batches, seconds=8, log_every=1, report=lambda _: None)
-    first, last = (sum(v for k, v in row.items() if k not in ("step", "seconds")) for row in (rows[0], rows[-1]))
-    assert last < first
+    totals = [sum(v for k, v in row.items() if k not in ("step", "seconds")) for row in rows]
+    assert np.mean(totals[-3:]) < totals[0]
     skill_rows = pretrain.train_skills(
         model, processor.tokenizer, drills, 8, {"pointing": 1.0}, batch=8, log_every=1, report=lambda _: None
     )
-    assert skill_rows[-1]["pointing"] < skill_rows[0]["pointing"]
+    assert np.mean([row["pointing"] for row in skill_rows[-3:]]) < skill_rows[0]["pointing"]
 
 
 def test_the_base_is_built_in_one_go_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    recipe = pretrain.Recipe(*[0.01] * 5, worlds=1, places=40, photos=48, drawn=40)
+    recipe = pretrain.Recipe(*[0.01] * len(pretrain.STEPS), worlds=1, places=40, photos=48, drawn=40)
     monkeypatch.setattr(pretrain, "draw_pool", partial(skills.draw_pool, workers=1))
     monkeypatch.setattr(pretrain.Builder, "measure", lambda self: {"read": 0.0})
     assert pretrain.build_base(tmp_path, recipe) == {"read": 0.0}
@@ -150,5 +150,5 @@ def test_the_base_is_built_in_one_go_and_goes_on_where_it_stopped(tmp_path, monk
     progress = torch.load(tmp_path / pretrain.PROGRESS)
     torch.save(progress | {"done": ["reading", "looking", "copying"]}, tmp_path / pretrain.PROGRESS)
     pretrain.build_base(tmp_path, recipe)
-    assert steps == [["reading"], ["copying", "judging", "pointing", "reading", "spelling"]]
+    assert steps == [["copying", "judging", "spelling"], ["reading"], ["copying", "judging", "pointing", "reading", "spelling"]]
     assert policy.load_agent(tmp_path).interface == TINY
