@@ -118,7 +118,7 @@ def check_sft(metrics, folder):
 
 
 def check_grpo(metrics, folder):
-    assert metrics["steps"] == 2 and metrics["changed_parameters"] > 40  # of the language model; the eyes are held still
+    assert metrics["steps"] == 2 and metrics["changed_parameters"] > 40
     components = ("reward", "accuracy", "format", "look", "query", "trust", "errors")
     assert metrics["logged"] == sorted(f"rewards/{name}/mean" for name in components)
     assert metrics["total_is_weighted_sum"] is True and metrics["tokens_per_s"] > metrics["rollouts_per_s"] > 0

@@ -150,5 +150,9 @@ def test_the_base_is_built_in_one_go_and_goes_on_where_it_stopped(tmp_path, monk
     progress = torch.load(tmp_path / pretrain.PROGRESS)
     torch.save(progress | {"done": ["reading", "looking", "copying"]}, tmp_path / pretrain.PROGRESS)
     pretrain.build_base(tmp_path, recipe)
-    assert steps == [["copying", "judging", "spelling"], ["reading"], ["copying", "judging", "pointing", "reading", "spelling"]]
+    assert steps == [
+        ["copying", "judging", "spelling"],
+        ["reading"],
+        ["copying", "judging", "pointing", "reading", "spelling"],
+    ]
     assert policy.load_agent(tmp_path).interface == TINY
