@@ -296,3 +296,9 @@ def test_an_opened_world_has_the_same_places_photos_and_answers_as_a_built_one(t
     photo = built.photos("val", 1)[0]
     for box in ([100, 100, 400, 400], photo.marks[0].bbox_2d):
         assert built.live.image(photo.photo_id, box) == opened.live.image(photo.photo_id, box)
+
+
+def test_a_world_of_200_places_is_built_in_under_a_minute_of_one_core(tmp_path):
+    start = time.process_time()
+    assert len(World(7, 200, root=tmp_path).engine.pages) > 2000
+    assert time.process_time() - start < 60
