@@ -12,8 +12,8 @@ from PIL import Image, ImageChops
 
 from reverse_lib.environment import TINY, show_zoom
 from reverse_lib.world import Country
+from reverse_lib.world.panels import Mark, draft_panel, draw_wide, panel_picture, sign_style
 from reverse_lib.world.parts import text_width
-from reverse_lib.world.scene import Mark, draft_panel, panel_picture, sign_style
 
 KINDS = ("sign", "board", "poster")
 SHARES = (0.45, 0.3, 0.25)
@@ -56,7 +56,8 @@ def draw_crop(
     style = sign_style(rng, country) if kind == "sign" else int(rng.integers(1 << 16))
     panel = draft_panel(rng, Mark((0, 0, 0, 0), kind, text, True, country.name), text, style)
     picture = panel_picture(0, None, panel).convert("RGB")
-    difference = ImageChops.difference(picture, panel_picture(0, None, replace(panel, label=" ")).convert("RGB"))
+    with_text, without = (draw_wide(one, picture.size).convert("RGB") for one in (panel, replace(panel, label=" ")))
+    difference = ImageChops.difference(with_text, without)
     left, _, right, _ = difference.getbbox() or (0, 0, *picture.size)
     ends = np.array([text_width(text[:n], panel.face, 64) for n in range(len(text) + 1)], float)
     centres = left + (right - left) * (ends[:-1] + ends[1:]) / 2 / ends[-1]  # px of the panel

@@ -252,10 +252,11 @@ def panel_picture(seed: int, place: Place | None, panel: Panel) -> Image.Image:
         canvas = Canvas(*size, grounds[panel.salt % 3])
         _paint_tall(canvas, seed, panel, (0, 0, *size), (1.0, 1.0, 1.0))
         return canvas.image()
-    return _evened(_draw_wide(panel, size), panel)
+    return _evened(draw_wide(panel, size), panel)
 
 
-def _draw_wide(panel: Panel, size: tuple[int, int]) -> Image.Image:
+def draw_wide(panel: Panel, size: tuple[int, int]) -> Image.Image:
+    """A sign, board, poster or restaurant board as it was painted, before `panel_picture` evens its colours out."""
     mark, colours, face, text_px = panel.mark, panel.colours, panel.face, panel.text_px
     if mark.kind == "sign":
         return parts.draw_sign(size, panel.label, colours, face, text_px, panel.arrow, panel.arms)
