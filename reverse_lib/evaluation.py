@@ -31,6 +31,7 @@ METRICS = (
     "parsed",
     "format",
     "box_iou",
+    "query_hit",
     "evidence_mcc",
     "calls_zoom",
     "calls_image",
@@ -111,6 +112,7 @@ def _row(trajectory: Trajectory) -> dict:
         "parsed": parsed,
         "format": breakdown.format,
         "box_iou": breakdown.box_iou,
+        "query_hit": _query_hit(trajectory),
         "evidence_mcc": breakdown.evidence_mcc,
         **{column: used.count(tool) for column, tool in _CALLS.items()},
         "reward": breakdown.total,
@@ -123,11 +125,19 @@ def _row(trajectory: Trajectory) -> dict:
     }
 
 
+def _query_hit(trajectory: Trajectory) -> float:
+    """1.0 if a text search brought useful evidence, 0.0 if none did; NaN without one, or where nobody knows."""
+    seen = [step.observation for step in trajectory.steps if step.observation is not None]
+    known = [o for o in seen if o.tool == "text_search_tool" and (o.labelled or o.status == "miss")]
+    return float(any(o.useful for o in known)) if known else np.nan
+
+
 def summarize(frame: pd.DataFrame, seed: int = 0, samples: int = 2000) -> pd.DataFrame:
     """Every metric with its 95 % percentile bootstrap interval over photos.
 
     An answer that could not be read counts as wrong: outside every threshold, score 0, wrong country, and
     20,015 km (half the Earth's circumference) in the median. `box_iou` averages the photos with an informative region,
+    `query_hit` (whether a text search brought useful evidence) those with a text search whose results are labelled,
     `evidence_mcc` those whose searches were labelled. Rows whose search service failed are left out: see column n.
 
     Args:

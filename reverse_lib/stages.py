@@ -33,13 +33,14 @@ LABELS = {
     "parsed": "answer readable",
     "format": "format",
     "box_iou": "box IoU",
+    "query_hit": "queries that find evidence",
     "evidence_mcc": "evidence MCC",
     "calls_zoom": "zooms a photo",
     "calls_image": "image searches a photo",
     "calls_text": "text searches a photo",
     "reward": "reward",
 }
-_PERCENT = ("within_", "country", "parsed")
+_PERCENT = ("within_", "country", "parsed", "query_hit")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Evaluation: figures computed by hand, intervals against an independent bootstrap, and what counts as wrong."""
 
+import dataclasses
 import io
 import math
 import statistics
@@ -28,6 +29,7 @@ def table(km, **columns):
         "pred_country": np.where(np.isnan(km), "", "France"),
         "format": 1.0,
         "box_iou": 0.5,
+        "query_hit": 1.0,
         "evidence_mcc": 1.0,
         "calls_zoom": 1,
         "calls_image": 0,
@@ -92,7 +94,7 @@ def test_shares_median_and_score_equal_numbers_computed_by_hand():
 
 def test_the_metrics_are_exactly_those_promised_to_readers_of_the_json():
     promised = """within_1km within_25km within_200km within_750km within_2500km median_km geoguessr_score country
-    parsed format box_iou evidence_mcc calls_zoom calls_image calls_text reward""".split()
+    parsed format box_iou query_hit evidence_mcc calls_zoom calls_image calls_text reward""".split()
     assert list(summarize(table([1.0])).index) == list(METRICS) == promised
 
 
@@ -178,6 +180,20 @@ def test_a_trajectory_becomes_a_row_with_its_calls_error_and_reward(make_traject
     accuracy = 0.6 + (343.56 - 200) / (750 - 200) * (0.4 - 0.6)
     assert row["accuracy"] == pytest.approx(accuracy, abs=1e-3)
     assert row["reward"] == pytest.approx(0.6 * accuracy + 0.1 + 0.3 * (0.2 + 0.1 + 0.3), abs=1e-3)
+
+
+def test_a_query_hits_where_a_text_search_brought_evidence_and_is_unknown_without_one(make_trajectory):
+    hit, missed, unknown, silent, empty = (make_trajectory() for _ in range(5))
+    for result in missed.steps[1].observation.results:
+        result["useful"] = False
+    unknown.steps[1].observation.labelled = False
+    silent.steps[1].observation = dataclasses.replace(silent.steps[1].observation, tool="image_search_tool")
+    empty.steps[1].observation = dataclasses.replace(
+        hit.steps[1].observation, status="miss", results=[], labelled=False
+    )
+    frame = to_frame([hit, missed, unknown, silent, empty])
+    assert frame["query_hit"].fillna(-1).tolist() == [1.0, 0.0, -1.0, -1.0, 0.0]
+    assert (summarize(frame).loc["query_hit", ["value", "n"]] == [1 / 3, 3]).all()
 
 
 def test_a_trajectory_without_answer_has_no_error_and_no_place(make_trajectory):
