@@ -130,7 +130,7 @@ not exist. Go on with what you have.
 - Stop when the evidence agrees, or when more searching cannot help. If nothing can be read or recognised, answer with \
 the most probable place: an approximate answer is better than none."""
 
-TINY = Interface("tiny", "Find the place.", "Where is this?", (160, 128), (448, 32), 2.0, "lines", 6, 800)
+TINY = Interface("tiny", "Find the place.", "Where is this?", (256, 192), (448, 32), 2.0, "lines", 6, 800)
 FULL = Interface("full", FULL_PROMPT, "Where was this photo taken?")
 INTERFACES = {interface.name: interface for interface in (TINY, FULL)}
 

@@ -1,23 +1,30 @@
 """The tiny base model, the stand-in for Qwen3-VL-4B-Instruct: it can see and speak, but knows hardly a place.
 
 In steps, on worlds that are never evaluated. Each drills one thing alone, because mixed with others from the start it
-stalls (measured: model card):
+stalls (measured: model card). Eyes and words are learned apart, side by side in two processes of one thread each:
 
-1. reading: the vision tower alone learns the letters on drawn crops, with a throwaway head (CTC).
-2. looking: the tower goes on reading, and learns country, kinds and boxes of the regions of photos.
-3. copying: the language model alone says names and numbers again, and turns spelled names into names.
-4. judging: it goes on with that, and judges lists of results; still no picture.
-5. spelling: it learns to say letter by letter what the tower, held still, has read.
-6. skills: single turns of all kinds: point at the region, read a crop, judge a list of results against the cues, copy a
-   position. Never a whole trajectory: that is what the cold start teaches.
+- eyes, the vision tower alone with throwaway heads:
+  1. reading: the letters on drawn crops (CTC, and the place where each letter stands).
+  2. looking: it goes on reading, and learns country, kinds and boxes of the regions of photos, and the kinds of single
+     regions in small windows, many more of which fit into a step.
+- words, the language model without a picture:
+  3. copying: it says names and numbers again.
+  4. judging: it goes on with that, and judges lists of results.
+- both, the tower held still:
+  5. naming: it says what the tower has read.
+  6. pointing: it says what and where the tower has seen.
+  7. skills: single turns of all kinds: point at the region, read a crop, judge a list of results against the cues, copy
+     a position. Never a whole trajectory: that is what the cold start teaches.
 
-Rebuild it with `python -m reverse_lib.pretrain data/models/base`. What is done is kept in `progress.pt` in that
-folder after every step, so that a second run goes on there (times and skills: see the model card).
+Rebuild it with `python -m reverse_lib.pretrain data/models/base`. What is done is kept in that folder after every
+step (`eyes.pt`, `words.pt`, `both.pt`), so that a second run goes on there (times and skills: see the model card).
 """
 
 import json
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -30,7 +37,14 @@ from torch import nn
 
 from reverse_lib import tiny
 from reverse_lib.environment import TINY, tool_functions
-from reverse_lib.policy import Agent, ImageOnlyProcessor, batch_vision_attention, save_checkpoint, set_threads
+from reverse_lib.policy import (
+    Agent,
+    ImageOnlyProcessor,
+    batch_vision_attention,
+    right_padded,
+    save_checkpoint,
+    set_threads,
+)
 from reverse_lib.rewards import box_iou, evidence_mcc
 from reverse_lib.skills import (
     FIRST_SEED,
@@ -38,15 +52,13 @@ from reverse_lib.skills import (
     SkillSample,
     draw_pool,
     vision_batches,
-    vocabulary_texts,
     whole_words,
 )
 from reverse_lib.trajectory import parse_turn
 from reverse_lib.vision import VisionHeads, measure_vision, patchify, rate_at, train_vision
 from reverse_lib.world import World
 
-STEPS = ("reading", "looking", "copying", "judging", "spelling", "skills")
-PROGRESS = "progress.pt"
+PARTS = {"eyes": ("reading", "looking"), "words": ("copying", "judging"), "both": ("naming", "pointing", "skills")}
 VERDICT_WEIGHT = 4.0  # of the loss on "+" and "~": three tokens in twenty carry the whole decision
 
 
@@ -92,6 +104,13 @@ def skill_loss(model, inputs: dict[str, torch.Tensor], weights: torch.Tensor) ->
     return (losses * weights[weights > 0]).sum() / weights.sum()
 
 
+def draw_batches(draw: Callable[[], SkillSample], batch: int, rng: np.random.Generator) -> list[list[SkillSample]]:
+    """A few batches in random order, each of samples about equally long: attention to padding is what costs most."""
+    samples = sorted((draw() for _ in range(8 * batch)), key=lambda s: sum(len(str(m["content"])) for m in s.messages))
+    batches = [samples[start : start + batch] for start in range(0, len(samples), batch)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
 def train_skills(
     model,
     tokenizer,
@@ -123,14 +142,15 @@ def train_skills(
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
-    kinds, chances = list(shares), list(shares.values())
+    kinds, chances, ready = list(shares), list(shares.values()), {kind: [] for kind in shares}
     start, history, step, recent = time.monotonic(), [], 0, {}
     while (done := (time.monotonic() - start) / seconds) < 1:
         for group in optimiser.param_groups:
             group["lr"] = lr * rate_at(done)
         kind = kinds[drills.rng.choice(len(kinds), p=chances)]
-        inputs, weights = encode_skills(tokenizer, [getattr(drills, kind)() for _ in range(batch)])
-        with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16):
+        ready[kind] = ready[kind] or draw_batches(getattr(drills, kind), batch, drills.rng)
+        inputs, weights = encode_skills(tokenizer, ready[kind].pop())
+        with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16), right_padded(model):
             loss = skill_loss(model, inputs, weights)
         optimiser.zero_grad()
         loss.backward()
@@ -192,42 +212,75 @@ def _with_image(sample: SkillSample) -> list[dict]:
 class Recipe:
     """How long each step takes, minutes of wall time, and on how much data."""
 
-    reading: float = 35
-    looking: float = 28
+    reading: float = 12
+    looking: float = 56
     copying: float = 8
-    judging: float = 18
-    spelling: float = 10
-    skills: float = 18
-    worlds: int = 12  # pre-training worlds
+    judging: float = 50
+    naming: float = 6
+    pointing: float = 12
+    skills: float = 16
+    worlds: int = 40  # pre-training worlds
     places: int = 200  # of each
     photos: int = 900  # of each
-    drawn: int = 4000  # drawn crops of each
+    drawn: int = 1300  # drawn crops of each
     seed: int = 0  # of weights and batches
 
 
 class Builder:
-    """The base under construction: model, tokenizer, throwaway heads and data, and the steps that are done."""
+    """A part of the base under construction: model, tokenizer, throwaway heads, data, and the steps that are done."""
 
-    def __init__(self, folder: Path, recipe: Recipe):
-        self.folder, self.recipe = folder, recipe
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, recipe: Recipe, part: str):
+        self.file, self.recipe, self.part = folder / f"{part}.pt", recipe, part
         self.world = World(FIRST_SEED, recipe.places)
-        self.pool = draw_pool(recipe.worlds, recipe.photos, recipe.drawn, recipe.places)
-        print(f"{len(self.pool[0])} photos, {len(self.pool[1])} crops", flush=True)
-        self.model, self.tokenizer = tiny.build(vocabulary_texts([self.world]), whole_words(self.world), recipe.seed)
+        self.model, self.tokenizer = tiny.build(whole_words(self.world), recipe.seed)
         batch_vision_attention(self.model)
         self.heads = VisionHeads(self.model.config.text_config.hidden_size, len(self.world.countries))
-        self.drills = SkillDrills(*self.pool, self.world, recipe.seed)
         self.done: list[str] = []
-        if (folder / PROGRESS).is_file():
-            state = torch.load(folder / PROGRESS, weights_only=True)
+        if self.file.is_file():
+            state = torch.load(self.file, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.heads.load_state_dict(state["heads"])
             self.done = state["done"]
+        elif part == "both":
+            eyes, words = (torch.load(folder / f"{part}.pt", weights_only=True) for part in ("eyes", "words"))
+            seen = {name: weight for name, weight in eyes["model"].items() if ".visual." in name}
+            self.model.load_state_dict(words["model"] | seen)
+            self.heads.load_state_dict(eyes["heads"])
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model.to(device), self.heads.to(device)
 
-    def see(self, photos: int, crops: int, minutes: float) -> None:
-        """Trains tower and heads on so many photos and crops a step."""
-        batches = vision_batches(*self.pool, (photos, crops), self.recipe.seed + photos)
+    def build(self, pool: tuple[list, list]) -> None:
+        """Takes the steps of this part that are not done, on so many photos and crops."""
+        self.drills = SkillDrills(*pool, self.world, self.recipe.seed)
+        for name in PARTS[self.part]:
+            if name not in self.done:
+                print(name, flush=True)
+                self.step(name, pool)
+                self.done.append(name)
+                state = {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "done": self.done}
+                torch.save(state, self.file)
+
+    def step(self, name: str, pool: tuple[list, list]) -> None:
+        """One step of the recipe."""
+        minutes = getattr(self.recipe, name)
+        if name == "reading":
+            self.see(pool, (0, 64, 0, 0), minutes)
+        elif name == "looking":
+            self.see(pool, (16, 32, 96, 24), minutes)
+        elif name == "copying":
+            self.speak(minutes, 2e-3, 64, copying=1.0)
+        elif name == "judging":
+            self.speak(minutes, 1.5e-3, 32, judging=0.65, copying=0.35)
+        elif name == "naming":
+            self.speak(minutes, 2e-3, 64, reading=1.0)
+        elif name == "pointing":
+            self.speak(minutes, 1.5e-3, 48, pointing=0.75, reading=0.25)
+        else:
+            self.speak(minutes, 1.5e-3, 32, pointing=0.35, reading=0.2, judging=0.4, copying=0.05)
+
+    def see(self, pool: tuple[list, list], batch: tuple[int, int, int, int], minutes: float) -> None:
+        """Trains tower and heads on so many photos, crops, and windows on wide and on tall regions a step."""
+        batches = vision_batches(*pool, batch, self.recipe.seed + batch[0])
         train_vision(self.model.model.visual, self.heads, batches, 60 * minutes)
 
     def speak(self, minutes: float, lr: float, batch: int, **shares: float) -> None:
@@ -236,33 +289,11 @@ class Builder:
         train_skills(self.model, self.tokenizer, self.drills, 60 * minutes, shares, lr, batch)
         self.model.model.visual.requires_grad_(True)
 
-    def step(self, name: str) -> None:
-        """One step of the recipe, unless it is done."""
-        if name in self.done:
-            return
-        print(name, flush=True)
-        minutes = getattr(self.recipe, name)
-        if name == "reading":
-            self.see(0, 64, minutes)
-        elif name == "looking":
-            self.see(32, 32, minutes)
-        elif name == "copying":
-            self.speak(minutes, 2e-3, 64, copying=0.6, spelling=0.4)
-        elif name == "judging":
-            self.speak(minutes, 1.5e-3, 32, judging=0.6, copying=0.2, spelling=0.2)
-        elif name == "spelling":
-            self.speak(minutes, 2e-3, 64, reading=1.0)
-        else:
-            self.speak(minutes, 1.5e-3, 32, pointing=0.3, reading=0.25, judging=0.4, copying=0.03, spelling=0.02)
-        self.done.append(name)
-        state = {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "done": self.done}
-        torch.save(state, self.folder / PROGRESS)
-
     def measure(self) -> dict[str, float]:
         """Skills on the photos of a world that was not trained on, and on held-out names only."""
         recipe = self.recipe
         test = draw_pool(
-            1, recipe.photos, recipe.drawn // 8, recipe.places, first_seed=FIRST_SEED - 1, only_held_out=True
+            1, recipe.photos, recipe.drawn // 2, recipe.places, first_seed=FIRST_SEED - 1, only_held_out=True
         )
         drills = SkillDrills(*test, self.world, recipe.seed, only_held_out=True)
         seen = measure_vision(self.model.model.visual, self.heads, *test)
@@ -275,6 +306,12 @@ class Builder:
         return Agent(self.model, processor, TINY)
 
 
+def teach_words(folder: Path, recipe: Recipe, threads: int) -> None:
+    """The part of the base that needs no picture."""
+    set_threads(threads)
+    Builder(folder, recipe, "words").build(([], []))
+
+
 def build_base(folder: Path, recipe: Recipe | None = None) -> dict[str, float]:
     """Build the base from nothing, or go on where an earlier run stopped, and save it.
 
@@ -285,9 +322,18 @@ def build_base(folder: Path, recipe: Recipe | None = None) -> dict[str, float]:
     Returns:
         Measured skills, on photos of a further world and on held-out names.
     """
-    builder = Builder(folder, recipe or Recipe())
-    for name in STEPS:
-        builder.step(name)
+    recipe, threads = recipe or Recipe(), set_threads()
+    folder.mkdir(parents=True, exist_ok=True)
+    pool = draw_pool(recipe.worlds, recipe.photos, recipe.drawn, recipe.places)
+    print(f"{len(pool[0])} photos, {len(pool[1])} crops", flush=True)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
+        words = beside.submit(teach_words, folder, recipe, max(threads // 2, 1))
+        set_threads(max(threads // 2, 1))
+        Builder(folder, recipe, "eyes").build(pool)
+        words.result()
+    set_threads()
+    builder = Builder(folder, recipe, "both")
+    builder.build(pool)
     save_checkpoint(folder, builder.model, builder.agent().processor, TINY, torch.float16)
     skills = builder.measure()
     (folder / "skills.json").write_text(json.dumps(skills, indent=2) + "\n")
@@ -299,7 +345,6 @@ def build_base(folder: Path, recipe: Recipe | None = None) -> dict[str, float]:
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A field of Recipe, such as reading=20.")
 def main(folder: Path, settings: tuple[str, ...]) -> None:
     """Rebuild the tiny base model into FOLDER."""
-    set_threads()
     known = {field.name: field.type for field in fields(Recipe)}
     chosen = {}
     for setting in settings:

@@ -11,19 +11,21 @@ Run it in notebook 03_sft, or: `train(model, processor, make_dataset(trajectorie
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
 from trl.chat_template_utils import get_training_chat_template
 
 from reverse_lib.environment import Interface, conversation, tool_functions
 from reverse_lib.geo import Answer
 from reverse_lib.photos import Photo
-from reverse_lib.policy import known_warnings_silenced
+from reverse_lib.policy import known_warnings_silenced, right_padded
 from reverse_lib.profiles import SftConfig
 from reverse_lib.trajectory import TOOLS, Step, Trajectory, format_turn
 
@@ -81,7 +83,10 @@ def make_dataset(
         ids = [f"{trajectories[i].photo_id} by {trajectories[i].agent or 'unknown'}" for i in batch["index"]]
         return {key: [r[key] for r in made] for key in ("messages", "images", "tools")} | {"sample_id": ids}
 
-    return Dataset.from_dict({"index": list(range(len(trajectories)))}).with_transform(rows)
+    lengths = [
+        sum(len(s.text) + len(s.observation.text if s.observation else "") for s in t.steps) for t in trajectories
+    ]
+    return Dataset.from_dict({"index": range(len(trajectories)), "length": lengths}).with_transform(rows)
 
 
 def images_of(messages: Sequence[dict]) -> list:
@@ -135,6 +140,39 @@ class Collator:
                 )
         batch["labels"] = batch["input_ids"].masked_fill(~supervised, IGNORE_INDEX)
         return dict(batch)
+
+
+class ByLength(Sampler):
+    """Draws rows in random order, those of a step about equally long: padding is what a step wastes most on.
+
+    Args:
+        lengths: Of the rows, in any unit.
+        batch: Rows a step.
+        seed: Of the order, which differs from epoch to epoch and is the same after a restart.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int):
+        self.lengths, self.batch, self.seed, self.epoch = list(lengths), batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch, generator=generator))
+
+
+class Trainer(SFTTrainer):
+    """`SFTTrainer` whose order of samples is given."""
+
+    sampler: Sampler
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler:
+        return self.sampler
 
 
 class History(TrainerCallback):
@@ -226,7 +264,7 @@ def train(
     device = next(model.parameters()).device.type
     history = History(on_row)
     with known_warnings_silenced():
-        trainer = SFTTrainer(
+        trainer = Trainer(
             model=model,
             args=sft_arguments(config, len(dataset), folder, seed, device),
             train_dataset=dataset,
@@ -237,6 +275,8 @@ def train(
         # Qwen3-VL says it takes no loss arguments, so that TRL would average the means of small batches, in which a
         # short answer weighs as much as a long trajectory; TRL's own loss can count tokens over the whole step.
         trainer.model_accepts_loss_kwargs = True
+        trainer.sampler = ByLength(dataset.with_format(None)["length"], config.batch_size * config.accumulate, seed)
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=resume)
+        with right_padded(model):
+            trainer.train(resume_from_checkpoint=resume)
     return history.rows

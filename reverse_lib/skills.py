@@ -8,7 +8,7 @@ and copying can be measured on names the base has never seen.
 import hashlib
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +17,15 @@ import numpy as np
 
 from reverse_lib.environment import TINY, initial_messages, show_photo, show_zoom, with_photo
 from reverse_lib.geo import Answer
-from reverse_lib.lettering import CropSample, draw_crop, loosen
-from reverse_lib.teacher import WORDINGS, Row, judge, say, spell
+from reverse_lib.lettering import LETTERS, CropSample, draw_crop, loosen
+from reverse_lib.teacher import WORDINGS, Row, judge, say
 from reverse_lib.trajectory import ToolCall, format_turn
 from reverse_lib.world import Country, World
-from reverse_lib.world.pages import ABOUT, TITLES, filler
+from reverse_lib.world.pages import ABOUT, FILLERS, TITLES, filler
 
 KINDS = ("none", "sign", "board", "landmark", "jersey", "poster", "restaurant", "mural")  # the first four can inform
+TALL = ("landmark", "jersey", "mural")
+WINDOW_PX = ((128, 32), (64, 64))  # around a wide region, around a tall one
 FIRST_SEED = 1000  # pre-training worlds; evaluation uses small seeds
 
 
@@ -101,24 +103,50 @@ def draw_pool(
     return [p for part in parts for p in part[0]], [c for part in parts for c in part[1]]
 
 
+@dataclass
+class VisionBatch:
+    """What the vision tower learns from in one step; all images of a list have one size."""
+
+    photos: list[PhotoSample]
+    crops: list[CropSample]
+    windows: list[tuple[np.ndarray, list[int]]]  # images (n, H, W, 3) uint8 of single regions, and their kinds
+
+
 def vision_batches(
-    photos: Sequence[PhotoSample], crops: Sequence[CropSample], batch: tuple[int, int], seed: int
-) -> Iterator[tuple[list[PhotoSample], list[CropSample]]]:
-    """Endless random batches of so many photos and so many crops."""
+    photos: Sequence[PhotoSample], crops: Sequence[CropSample], batch: tuple[int, int, int, int], seed: int
+) -> Iterator[VisionBatch]:
+    """Endless random batches of so many photos, crops, windows on wide regions and windows on tall ones."""
     rng = np.random.default_rng(seed)
+    regions = {size: [] for size in WINDOW_PX}
+    for photo in photos:
+        for kind, bbox_2d in photo.marks:
+            regions[WINDOW_PX[KINDS[kind] in TALL]].append((photo.image, kind, bbox_2d))
+
+    def some(pool: Sequence, n: int) -> list:
+        return [pool[i] for i in rng.integers(len(pool), size=n)] if n else []
+
     while True:
-        yield tuple(
-            [pool[i] for i in rng.integers(len(pool), size=n)] for pool, n in zip((photos, crops), batch, strict=True)
-        )
+        chosen = [some(regions[size], n) for size, n in zip(WINDOW_PX, batch[2:], strict=True)]
+        windows = [
+            (np.stack([cut_window(rng, image, bbox_2d, size) for image, _, bbox_2d in group]), [k for _, k, _ in group])
+            for size, group in zip(WINDOW_PX, chosen, strict=True)
+            if group
+        ]
+        yield VisionBatch(some(photos, batch[0]), some(crops, batch[1]), windows)
 
 
-def vocabulary_texts(worlds: Iterable[World]) -> Iterator[str]:
-    """Text for the tokenizer: every city name, whole and spelled, and every kind of page title."""
-    for world in worlds:
-        yield from world.names
-        yield from (f"It reads {spell(name)}." for name in world.names[::20] if " " not in name)
-        yield from (f"It reads {spell(name)}." for name in world.names if " " in name)
-        yield from (f"{page.title}: {page.snippet}" for page in world.engine.pages)
+def cut_window(
+    rng: np.random.Generator, image: np.ndarray, bbox_2d: Sequence[int], size: tuple[int, int]
+) -> np.ndarray:
+    """A piece of a photo, (height, width, 3), with one region somewhere in it: a fifth of the cost of the photo."""
+    corner = []
+    for side, length, low, high in zip(image.shape[1::-1], size, bbox_2d[:2], bbox_2d[2:], strict=True):
+        low, high = low * side / 1000, high * side / 1000  # px
+        first, last = max(0, high - length + 2), min(side - length, low - 2)
+        start = rng.uniform(first, last) if last > first else (low + high - length) / 2  # as much of it as fits
+        corner.append(min(max(int(start), 0), side - length))
+    (x, y), (width, height) = corner, size
+    return image[y : y + height, x : x + width]
 
 
 @dataclass
@@ -134,6 +162,10 @@ class SkillDrills:
 
     Lists are made up: any name with any country, positions drawn anew each time, so that only comparing and
     copying can be learned from them, never a place.
+
+    Attributes:
+        misread: Share of judged lists whose name was read with one letter wrong, as small eyes do; results about the
+            right name still match.
     """
 
     def __init__(
@@ -147,6 +179,7 @@ class SkillDrills:
         self.photos, self.crops, self.countries = photos, crops, world.countries
         self.rng = np.random.default_rng(seed)
         self.names = sorted(name for name in world.names if held_out(name) == only_held_out)
+        self.misread = 0.12
 
     def pointing(self) -> SkillSample:
         """The photo, and the first turn of a trajectory on it."""
@@ -160,7 +193,7 @@ class SkillDrills:
         return SkillSample([*_opening(with_image=True), _says(turn)], photo.image)
 
     def reading(self) -> SkillSample:
-        """A crop, the text on it letter by letter, and the query that follows."""
+        """A crop, the text on it, and the query that follows."""
         crop = self.crops[self.rng.integers(len(self.crops))]
         country = self._pick(self.countries).name
         look = self._look(country, self._pick(("sign", "board")), self.rng.integers(0, 100, 4) * 10)
@@ -169,22 +202,20 @@ class SkillDrills:
         return SkillSample(messages, crop.image)
 
     def copying(self) -> SkillSample:
-        """Names and positions to be said again: what a network has to be able to do before it can quote a page."""
-        rng = self.rng
-        words = [f"{rng.uniform(-60, 70):.2f}" if rng.random() < 0.3 else self._pick(self.names) for _ in range(10)]
-        text = ", ".join(words[: int(rng.integers(3, 11))])
+        """Names, countries and positions to be said again: what is needed before a page can be quoted."""
+        rng, items = self.rng, []
+        for _ in range(int(rng.integers(1, 7))):
+            position = f"{rng.uniform(-60, 70):.2f}, {rng.uniform(-180, 180):.2f}"
+            name, country = self._pick(self.names), self._pick(self.countries).name
+            items.append((name, position, f"{name}, {country}", f"{name}, {country}: {position}")[int(rng.integers(4))])
+        text = "\n".join(items)
         return SkillSample([{"role": "user", "content": text}, _says(text)], None)
-
-    def spelling(self) -> SkillSample:
-        """Spelled names to be said as names: what turns letters that were read into a query."""
-        names = [self._pick(self.names) for _ in range(int(self.rng.integers(2, 7)))]
-        text = " ".join(f"It reads {spell(name)}." for name in names)
-        return SkillSample([{"role": "user", "content": text}, _says(", ".join(names))], None)
 
     def judging(self) -> SkillSample:
         """A list of results, a verdict on each, and what follows from them."""
         country, name = self._pick(self.countries), self._pick(self.names)
-        by_look = self.rng.random() < 0.3
+        by_look, misread = self.rng.random() < 0.3, self.rng.random() < self.misread
+        read = self._misread(name) if misread else name
         rows = self._results(country, name, by_look)
         listed = "\n".join(f"[{row.number}] {row.title}: {row.position or filler(self.rng)}" for row in rows)
         verdicts = [judge(row, country.name, "" if by_look else name) for row in rows]
@@ -198,13 +229,13 @@ class SkillDrills:
             answer = Answer(country.name, country.city, country.lat, country.lon)
             turn = format_turn(f"{think} {self._say('none')}", useful, answer=answer)
         else:
-            turn = format_turn(f"{think} {self._say('none')}", useful, tool_call=_text_search(name))
+            turn = format_turn(f"{think} {self._say('none')}", useful, tool_call=_text_search(read))
         box = self.rng.integers(0, 100, 4) * 10
         if by_look:
             before = [_says(self._look(country.name, self._pick(("landmark", "landmark", "sign", "board")), box, True))]
         else:
             look, crop = self._look(country.name, self._pick(("sign", "board")), box), {"type": "text", "text": ""}
-            before = [_says(look), _tool(crop), _says(self._read(name, country.name))]
+            before = [_says(look), _tool(crop), _says(self._read(read, country.name))]
         messages = [*_opening(), *before, _tool({"type": "text", "text": listed}), _says(turn)]
         return SkillSample(messages, None)
 
@@ -226,6 +257,12 @@ class SkillDrills:
             rows.append((title, f"{at[0]:.2f}, {at[1]:.2f}" if stated else ""))
         return [Row(number, *row) for number, row in enumerate(rows, 1)]
 
+    def _misread(self, name: str) -> str:
+        """The name with one letter taken for another."""
+        at = int(self.rng.integers(len(name)))
+        letter = LETTERS[int(self.rng.integers(len(LETTERS)))]
+        return name[:at] + (letter.upper() if name[at].isupper() else letter) + name[at + 1 :]
+
     def _neighbour(self, name: str) -> str:
         """A name that begins alike."""
         position = bisect_left(self.names, name) + int(self.rng.integers(-2, 3))
@@ -240,7 +277,7 @@ class SkillDrills:
 
     def _read(self, name: str, country: str) -> str:
         """The turn after a zoom."""
-        return format_turn(self._say("reads", n=spell(name)), tool_call=_text_search(f"{name} {country}"))
+        return format_turn(self._say("reads", n=name), tool_call=_text_search(f"{name} {country}"))
 
     def _say(self, phrase: str, **parts: object) -> str:
         return say(self.rng, phrase, **parts)
@@ -268,8 +305,9 @@ def _text_search(query: str) -> ToolCall:
 
 def whole_words(world: World) -> list[str]:
     """Words that deserve a token of their own: countries, and the wording of titles, snippets and turns."""
-    phrases = [phrase for group in (*TITLES.values(), *WORDINGS.values()) for phrase in group]
+    phrases = [phrase for group in (*TITLES.values(), *WORDINGS.values(), FILLERS) for phrase in group]
     phrases += [*KINDS, "Where is this Find the place", "system user assistant"]
+    phrases += [country.eatery for country in world.countries]
     bare = (re.sub(r"\{\w\}", " ", phrase) for phrase in phrases)
-    words = {word for phrase in bare for word in re.findall("[A-Za-z]+", phrase) if len(word) > 2}
+    words = {word for phrase in bare for word in re.findall("[A-Za-z]+", phrase) if len(word) > 1}
     return sorted(words | {country.name for country in world.countries})

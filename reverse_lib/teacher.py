@@ -9,8 +9,7 @@ photos it hits follows from (seed, photo id).
     trajectories = rollout(teacher, world.photos("train", 500), world.live)
 
 Evidence is judged in symbols, since a small model learns one token a decision: after each result's title come country
-match, name match and verdict (`+` or `~`). A name is read letter by letter before it is used, since reading is where a
-small model fails. `in_words` writes both out for people.
+match, name match and verdict (`+` or `~`). `in_words` writes them out for people.
 """
 
 import re
@@ -40,14 +39,13 @@ WORDINGS = {
     "keep": ("Keep {p}.", "It was {p}."),
     "down": ("No search.",),
 }
-"""Every phrase but the verdicts, and the ways of saying it: c country, k kind of region, n spelled name, i number of a
+"""Every phrase but the verdicts, and the ways of saying it: c country, k kind of region, n name, i number of a
 result, p position. One token a word, so words are few."""
 
 ZOOM, IMAGE, TEXT = "image_zoom_in_tool", "image_search_tool", "text_search_tool"
 MAX_CALLS = 6
 _RESULT = re.compile(r"\[(\d+)\] (.*)")
 _VERDICT = re.compile(r"\[(\d{1,3})\] ([^\[\]\n~]{1,200}?)([+~])([+~])([+~])(?: |$)")
-_SPELLED = re.compile(r"(?<=reads )((?:.-)+.)(?=\.( |$))")
 _MAX_SEARCHES = 3  # by words, for one region
 
 
@@ -166,7 +164,7 @@ class ScriptedTeacher:
         if look.call.name == ZOOM:
             if not has_image:
                 return _fall_back(plan, say(words, "nothing"))
-            return self._go_on(plan, turn, say(words, "reads", n=spell(look.mark.text)), words, stop=stop)
+            return self._go_on(plan, turn, say(words, "reads", n=look.mark.text), words, stop=stop)
         verdicts = self._verdicts(plan, photo_id, turn, messages[-1], look)
         if extra:
             return _after_extra(plan, extra, text, verdicts, _best(earlier), words)
@@ -273,16 +271,6 @@ def say(rng: np.random.Generator, phrase: str, **parts: object) -> str:
     return pick(rng, WORDINGS[phrase]).format(**parts)
 
 
-def spell(name: str) -> str:
-    """A name letter by letter: "Salt Lake" -> "S-a-l-t- -L-a-k-e"."""
-    return "-".join(name)
-
-
-def unspell(letters: str) -> str:
-    """The name that `spell` spelled; what isn't spelled stays as it is."""
-    return letters[::2] if len(letters) % 2 and not letters[1::2].strip("-") else letters
-
-
 def judge(row: Row, country: str, name: str, mistaken: bool = False) -> Verdict:
     """Whether a result is evidence: right country, right name, and it states a position.
 
@@ -313,10 +301,10 @@ def in_words(think: str) -> str:
     """The teacher's shorthand in words: "[2] Vigo, Spain+++" -> "[2] Vigo, Spain — country ✓, name ✓ → trusted".
 
     Args:
-        think: Any text; what has no symbols and no spelled name stays as it is.
+        think: Any text; what has no symbols stays as it is.
 
     Returns:
-        The same with one line a verdict, and names as they are written.
+        The same with one line a verdict.
     """
 
     def line(match: re.Match) -> str:
@@ -324,7 +312,6 @@ def in_words(think: str) -> str:
         trusted = "trusted" if verdict == "✓" else "not trusted"
         return f"[{match[1]}] {match[2]} — country {country}, name {name} → {trusted}\n"
 
-    think = _SPELLED.sub(lambda match: unspell(match[1]), think)
     return _VERDICT.sub(line, think).rstrip("\n") if _VERDICT.search(think) else think
 
 

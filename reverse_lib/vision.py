@@ -17,14 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from reverse_lib.environment import TINY
 from reverse_lib.rewards import box_iou
-from reverse_lib.skills import KINDS, CropSample, PhotoSample
+from reverse_lib.skills import KINDS, CropSample, PhotoSample, VisionBatch
 
 CHARSET = " abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-'."
 READ_STEPS = 4  # frames a merged visual token (32 px) is split into
 BLANK = 0  # of the frames; characters count from 1
 INFORMATIVE = 4  # KINDS below it, but for 0, can inform
-CELL = (5, 4)  # merged tokens across and down a photo
+CELLS = tuple(side // 32 for side in TINY.photo_px)  # merged tokens across and down a photo
+BINS = 51  # values of a box edge that the heads tell apart: 0, 20, ... 1000
 
 
 class VisionHeads(nn.Module):
@@ -37,14 +39,14 @@ class VisionHeads(nn.Module):
         self.query = nn.Parameter(torch.randn(3 * width) * (3 * width) ** -0.5)
         self.country = nn.Linear(3 * width, countries)
         self.kind = nn.Linear(3 * width, len(KINDS))
-        self.box = nn.Linear(3 * width, 4)
+        self.box = nn.Linear(3 * width, 4 * BINS)
 
     def forward(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """tokens: (B, N, D) -> country (B, C); for each token, kind (B, N, K) and box (B, N, 4) in 0..1."""
+        """tokens: (B, N, D) -> logits: country (B, C); for each token, kind (B, N, K) and box (B, N, 4, BINS)."""
         tokens = self.norm(tokens)
         weights = (tokens @ self.query).softmax(-1)  # (B, N)
         country = self.country(torch.einsum("bn,bnd->bd", weights, tokens))
-        return {"country": country, "kind": self.kind(tokens), "box": self.box(tokens).sigmoid()}
+        return {"country": country, "kind": self.kind(tokens), "box": self.box(tokens).unflatten(-1, (4, BINS))}
 
     def frames(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens: (B, N, D) of crops one token high -> log-probabilities (B, N * READ_STEPS, characters + 1)."""
@@ -81,7 +83,11 @@ def visual_tokens(visual: nn.Module, images: np.ndarray) -> torch.Tensor:
 
 
 def photo_loss(heads: VisionHeads, tokens: torch.Tensor, samples: list[PhotoSample]) -> dict[str, torch.Tensor]:
-    """Country of the photo; for the token on whose cell a region is centred, its kind and 10 x L1 of its box."""
+    """Cross-entropies: country of the photo; for each token that a region covers, its kind and its box.
+
+    An edge of a box is a choice among bins, its target spread over the nearest: unlike a regressed number, a choice
+    leaves each value a direction of its own in the features, from which the language model can say its digits.
+    """
     device, out = tokens.device, heads(tokens)
     country = torch.tensor([s.country for s in samples], device=device)
     kind = torch.zeros(out["kind"].shape[:2], dtype=torch.long)  # (B, N)
@@ -89,31 +95,39 @@ def photo_loss(heads: VisionHeads, tokens: torch.Tensor, samples: list[PhotoSamp
     for row, sample in enumerate(samples):
         # the informative region last, so that it wins a shared cell
         for code, bbox_2d in sorted(sample.marks, key=lambda mark: mark[0] < INFORMATIVE):
-            cell = cell_of(bbox_2d)
-            kind[row, cell], box[row, cell] = code, torch.tensor(bbox_2d) / 1000
-    kind, box = kind.to(device), box.to(device)
-    weight = torch.where(torch.arange(len(KINDS), device=device) == 0, 0.3, 1.0)
+            cells = cells_of(bbox_2d)
+            kind[row, cells], box[row, cells] = code, torch.tensor(bbox_2d) / 1000
+    kind, box = kind.to(device), box.to(device)[..., None] * (BINS - 1)  # (B, N, 4, 1)
+    of_kind = F.cross_entropy(out["kind"].float().flatten(0, 1), kind.flatten(), reduction="none").view(kind.shape)
+    nearby = (-((torch.arange(BINS, device=device) - box[kind > 0]) ** 2) / (2 * 0.6**2)).softmax(-1)  # (n, 4, BINS)
     return {
         "country": F.cross_entropy(out["country"].float(), country),
-        "kind": F.cross_entropy(out["kind"].float().flatten(0, 1), kind.flatten(), weight),
-        "box": 10 * (out["box"].float() - box)[kind > 0].abs().mean(),
+        "kind": 2 * of_kind[kind > 0].mean() + of_kind[kind == 0].mean(),  # few tokens see a region
+        "box": 0.5 * F.cross_entropy(out["box"].float()[kind > 0].flatten(0, 1), nearby.flatten(0, 1)),
     }
 
 
-def cell_of(bbox_2d: tuple[int, int, int, int]) -> int:
-    """Index of the merged token on which a box is centred."""
-    across, down = CELL
-    x, y = (bbox_2d[0] + bbox_2d[2]) / 2000, (bbox_2d[1] + bbox_2d[3]) / 2000
-    return min(int(y * down), down - 1) * across + min(int(x * across), across - 1)
+def cells_of(bbox_2d: tuple[int, int, int, int]) -> np.ndarray:
+    """Indices of the merged tokens that a box covers by a quarter of itself or of them; at least its centre's."""
+    across, down = CELLS
+    x1, y1, x2, y2 = np.array(bbox_2d) * (across, down, across, down) / 1000  # in cells
+    wide = np.minimum(x2, np.arange(across) + 1) - np.maximum(x1, np.arange(across))
+    high = np.minimum(y2, np.arange(down) + 1) - np.maximum(y1, np.arange(down))
+    shared = high.clip(0)[:, None] * wide.clip(0)  # (down, across)
+    shared[min(int((y1 + y2) / 2), down - 1), min(int((x1 + x2) / 2), across - 1)] = 1
+    return np.flatnonzero(shared >= 0.25 * min(1, (x2 - x1) * (y2 - y1)))
 
 
 def find_regions(heads: VisionHeads, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Kind (B,) and box (B, 4) in 0..1000 of the token that most likely holds the informative region."""
     out = heads(tokens)
     informative = out["kind"].float().softmax(-1)[..., 1:INFORMATIVE]  # (B, N, 3)
-    best = informative.amax(-1).argmax(-1)  # (B,)
-    rows = torch.arange(len(best))
-    return informative[rows, best].argmax(-1) + 1, 1000 * out["box"].float()[rows, best]
+    best = informative.sum(-1).argmax(-1)  # (B,)
+    rows, bins = torch.arange(len(best)), torch.arange(BINS, device=tokens.device)
+    chances = out["box"].float()[rows, best].softmax(-1)  # (B, 4, BINS)
+    near = chances * ((bins - chances.argmax(-1, keepdim=True)).abs() <= 2)
+    edges = (near * bins).sum(-1) / near.sum(-1)  # the mean of the bins around the likeliest
+    return informative[rows, best].argmax(-1) + 1, edges * 1000 / (BINS - 1)
 
 
 def reading_loss(heads: VisionHeads, tokens: torch.Tensor, crops: list[CropSample]) -> dict[str, torch.Tensor]:
@@ -143,20 +157,29 @@ def read_greedy(heads: VisionHeads, tokens: torch.Tensor) -> list[str]:
     return texts
 
 
-def vision_losses(visual: nn.Module, heads: VisionHeads, photos, crops) -> dict[str, torch.Tensor]:
-    """All losses of the heads on a batch of photos and a batch of crops, each of one size; photos may be none."""
+def window_loss(heads: VisionHeads, tokens: torch.Tensor, kinds: list[int]) -> torch.Tensor:
+    """Cross-entropy of the kind of the one region in a window; tokens: (B, N, D)."""
+    logits = heads(tokens)["kind"].float().mean(1)  # (B, K)
+    return F.cross_entropy(logits, torch.tensor(kinds, device=tokens.device))
+
+
+def vision_losses(visual: nn.Module, heads: VisionHeads, batch: VisionBatch) -> dict[str, torch.Tensor]:
+    """All losses of the heads on a batch."""
     device, losses = next(visual.parameters()).device.type, {}
     with torch.autocast(device, dtype=torch.bfloat16):
-        if photos:
-            losses = photo_loss(heads, visual_tokens(visual, np.stack([s.image for s in photos])), photos)
-        tokens = visual_tokens(visual, np.stack([s.image for s in crops]))
-    return losses | reading_loss(heads, tokens.float(), crops)
+        if batch.photos:
+            tokens = visual_tokens(visual, np.stack([s.image for s in batch.photos]))
+            losses = photo_loss(heads, tokens, batch.photos)
+        for images, kinds in batch.windows:
+            losses[f"window_{images.shape[2]}px"] = window_loss(heads, visual_tokens(visual, images), kinds)
+        tokens = visual_tokens(visual, np.stack([s.image for s in batch.crops]))
+    return losses | reading_loss(heads, tokens.float(), batch.crops)
 
 
 def train_vision(
     visual: nn.Module,
     heads: VisionHeads,
-    batches: Iterator[tuple[list[PhotoSample], list[CropSample]]],
+    batches: Iterator[VisionBatch],
     seconds: float,
     lr: float = 1.5e-3,
     log_every: int = 50,
@@ -167,7 +190,7 @@ def train_vision(
     Args:
         visual: The vision tower, `model.model.visual`.
         heads: Fresh heads; throw them away when the whole model is trained.
-        batches: Endless pairs of photos and crops; all photos of a pair have one size, and so have all crops.
+        batches: Endless; see `skills.vision_batches`.
         seconds: Wall time to train for.
         lr: Peak learning rate.
         log_every: Steps between two logged rows.
@@ -182,7 +205,7 @@ def train_vision(
     while (done := (time.monotonic() - start) / seconds) < 1:
         for group in optimiser.param_groups:
             group["lr"] = lr * rate_at(done)
-        losses = vision_losses(visual, heads, *next(batches))
+        losses = vision_losses(visual, heads, next(batches))
         optimiser.zero_grad()
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)

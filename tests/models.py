@@ -54,8 +54,7 @@ def drawn_photo(photo_id: str = "photo-1", **truth) -> Photo:
 def untrained(seed: int = 0):
     """A tiny model with random weights and its processor, the same for one seed."""
     torch.manual_seed(seed)
-    texts = [ZOOM, SEARCH, RIGHT, GUESS, "Find the place. Where is this?"] * 50
-    model, tokenizer = tiny.build(texts, ("Spain", "Chile"), seed=seed)
+    model, tokenizer = tiny.build(("Spain", "Chile", "reads", "Find", "place", "Where", "is", "this"), seed=seed)
     policy.batch_vision_attention(model)
     return model, policy.ImageOnlyProcessor(tiny.image_processor(), tokenizer, chat_template=tokenizer.chat_template)
 

@@ -75,7 +75,7 @@ def test_schemas_of_bound_methods_equal_those_of_tool_functions_in_trl_order(sea
 def test_reset_ignores_the_rest_of_a_dataset_row_and_returns_the_photo(search):
     environment = GeoEnvironment(search, {"p1": photo()})
     (block,) = environment.reset(photo_id="p1", prompt=[{"role": "user"}], images=[], answer="42", environment=None)
-    assert block["type"] == "image" and block["image"].size == (160, 128)
+    assert block["type"] == "image" and block["image"].size == (256, 192)
 
 
 def test_reset_names_a_photo_it_does_not_know(search):

@@ -51,6 +51,6 @@ def test_a_contact_sheet_of_nothing_or_with_titles_missing_is_refused():
 def test_what_an_agent_saw_is_the_small_photo_and_its_zooms_cut_from_the_original(make_trajectory):
     photo = Image.effect_noise((640, 480), 80).convert("RGB")
     pictures, titles = seen_pictures(make_trajectory(), photo, TINY)
-    assert [picture.size for picture in pictures] == [(160, 128), (448, 32)]
-    assert titles == ["the photo, 160×128 px", "the zoom of turn 1, 448×32 px"]
+    assert [picture.size for picture in pictures] == [(256, 192), (448, 32)]
+    assert titles == ["the photo, 256×192 px", "the zoom of turn 1, 448×32 px"]
     assert np.array_equal(np.asarray(pictures[1]), np.asarray(show_zoom(photo, [100, 200, 300, 400], TINY)))

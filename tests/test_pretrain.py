@@ -1,5 +1,6 @@
 """The base model's training: samples that say what is true, heads that read, masks that cover the last turn only."""
 
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from reverse_lib import lettering, policy, pretrain, skills, tiny, vision
 from reverse_lib.environment import TINY
-from reverse_lib.teacher import judge, read_results, spell, unspell
+from reverse_lib.teacher import judge, read_results
 from reverse_lib.trajectory import parse_turn
 from reverse_lib.world import World
 
@@ -27,7 +28,9 @@ def pool():
 
 @pytest.fixture(scope="module")
 def drills(world, pool):
-    return skills.SkillDrills(*pool, world, seed=0)
+    drills = skills.SkillDrills(*pool, world, seed=0)
+    drills.misread = 0.0
+    return drills
 
 
 def test_patches_equal_those_of_the_image_processor():
@@ -40,15 +43,18 @@ def test_patches_equal_those_of_the_image_processor():
 
 def test_letters_stand_where_a_drawn_crop_says(world):
     rng = np.random.default_rng(1)
-    backdrop = np.full((128, 160, 3), 90, np.uint8)
-    crop = lettering.draw_crop(rng, ["Valencia"], world.countries, backdrop)
-    while crop.text != "Valencia":
-        crop = lettering.draw_crop(rng, ["Valencia"], world.countries, backdrop)
-    assert crop.image.shape == (32, 448, 3) and len(crop.centres_px) == 8
-    assert (np.diff(crop.centres_px) > 0).all() and 0 < crop.centres_px[0] < crop.centres_px[-1] < 448
-    width = np.abs(np.diff(crop.image[8:24].astype(int).mean(-1), axis=1)).mean(0)  # edges a column
-    first, last = int(crop.centres_px[0]), int(crop.centres_px[-1])
-    assert width[first:last].mean() > 3 * width[min(last + 60, 430) :].mean()
+    backdrop = np.full((192, 256, 3), 90, np.uint8)
+    letters, gaps = [], []
+    for _ in range(20):
+        crop = lettering.draw_crop(rng, ["I I I I I"], world.countries, backdrop)
+        if crop.text != "I I I I I":  # random letters, now and then
+            continue
+        assert crop.image.shape == (32, 448, 3) and len(crop.centres_px) == 9
+        assert (np.diff(crop.centres_px) > 0).all() and 0 < crop.centres_px[0] < crop.centres_px[-1] < 448
+        columns = crop.image[12:20].astype(float).mean((0, 2))  # grey of the middle of the letters
+        at = columns[crop.centres_px.round().astype(int)]
+        letters.append(np.abs(at[:-1:2] - at[1::2]).mean()), gaps.append(np.abs(np.diff(at[1::2])).mean())
+    assert len(letters) > 10 and np.mean(np.array(letters) > 3 * np.array(gaps)) > 0.85
 
 
 def test_the_same_seed_draws_the_same_crop(world):
@@ -74,7 +80,7 @@ def test_a_judged_list_says_what_the_teacher_would_say(drills):
         guess = parse_turn(sample.messages[2]["content"]).think
         country = next(country.name for country in drills.countries if country.name in guess)
         read = parse_turn(sample.messages[-3]["content"]).think
-        name = unspell(read.removeprefix("It reads ").removesuffix(".")) if read.startswith("It reads") else ""
+        name = read.removeprefix("It reads ").removesuffix(".") if read.startswith("It reads") else ""
         expected = [row.number for row in read_results(listed) if judge(row, country, name).trusted]
         assert turn.errors == [] and turn.useful == expected
         if expected:
@@ -91,7 +97,7 @@ def test_pointing_points_at_the_informative_region(drills):
 def test_only_the_last_turn_of_a_drill_is_learned(drills):
     _, processor = untrained()
     tokenizer = processor.tokenizer
-    for kind in (drills.pointing, drills.reading, drills.judging, drills.copying, drills.spelling):
+    for kind in (drills.pointing, drills.reading, drills.judging, drills.copying):
         samples = [kind() for _ in range(3)]
         inputs, weights = pretrain.encode_skills(tokenizer, samples)
         for ids, weight, sample in zip(inputs["input_ids"], weights, samples, strict=True):
@@ -101,35 +107,114 @@ def test_only_the_last_turn_of_a_drill_is_learned(drills):
 
 def test_the_heads_find_the_region_they_are_told_of():
     heads = vision.VisionHeads(4, countries=3)
-    tokens = torch.zeros(1, 20, 12)
+    across, down = vision.CELLS
+    tokens = torch.zeros(1, across * down, 12)
     with torch.no_grad():
-        heads.kind.weight.zero_(), heads.kind.bias.zero_(), heads.box.weight.zero_()
-        heads.kind.weight[2, 0], heads.norm.weight[:], heads.box.bias[:] = 9.0, 1.0, torch.tensor([-9.0, 0.0, 9.0, 0.0])
+        heads.kind.weight.zero_(), heads.kind.bias.zero_(), heads.box.weight.zero_(), heads.box.bias.zero_()
+        heads.kind.weight[2, 0], heads.norm.weight[:] = 9.0, 1.0
+        bins = heads.box.bias.view(4, vision.BINS)
+        bins[0, 3], bins[1, [10, 11]], bins[2, 50], bins[3, 20] = 30.0, 30.0, 30.0, 30.0
     tokens[0, 7, 0] = 5.0
     kind, box = vision.find_regions(heads, tokens)
-    assert kind.tolist() == [2] and box[0].round().tolist() == [0, 500, 1000, 500]
-    assert vision.cell_of((0, 0, 10, 10)) == 0 and vision.cell_of((990, 990, 1000, 1000)) == 19
+    assert kind.tolist() == [2] and box[0].round().tolist() == [60, 210, 1000, 400]
+    assert vision.cells_of((0, 0, 10, 10)).tolist() == [0]
+    assert vision.cells_of((990, 990, 1000, 1000)).tolist() == [across * down - 1]
+    assert vision.cells_of((0, 0, 1000, 1000)).tolist() == list(range(across * down))
+    side, up = 1000 // across, 1000 // down
+    assert vision.cells_of((side // 2, 0, 2 * side, up)).tolist() == [0, 1]
+    assert vision.cells_of((side * 9 // 10, 0, 2 * side, up)).tolist() == [1]
 
 
-def test_a_drawn_crop_is_read_letter_by_letter_and_searched_for_whole(drills):
+@pytest.mark.parametrize("size", skills.WINDOW_PX)
+def test_a_window_shows_the_whole_region_wherever_it_stands(size):
+    rng, (width, height) = np.random.default_rng(0), size
+    for bbox_2d in ((0, 0, 200, 120), (800, 860, 1000, 1000), (300, 400, 520, 500), (0, 900, 150, 1000)):
+        image = np.zeros((192, 256, 3), np.uint8)
+        x1, y1, x2, y2 = (round(v * side / 1000) for v, side in zip(bbox_2d, (256, 192, 256, 192), strict=True))
+        image[y1:y2, x1:x2] = 255
+        starts = set()
+        for _ in range(20):
+            window = skills.cut_window(rng, image, bbox_2d, size)
+            assert window.shape == (height, width, 3)
+            assert (window > 0).sum() == (image > 0).sum()
+            starts.add(tuple(np.argwhere(window[..., 0])[0]))
+        assert len(starts) > 1 or bbox_2d != (300, 400, 520, 500)  # at a rim there is no choice
+
+
+def test_a_window_on_a_region_that_is_too_large_shows_its_middle():
+    image = np.zeros((192, 256, 3), np.uint8)
+    image[:, 120:136] = 255
+    window = skills.cut_window(np.random.default_rng(0), image, (0, 0, 1000, 1000), (128, 32))
+    assert (window[:, 56:72] == 255).all() and (window[:, :56] == 0).all()
+
+
+def test_windows_come_with_the_kinds_of_their_regions(pool):
+    batch = next(skills.vision_batches(*pool, (2, 3, 12, 4), seed=0))
+    assert (len(batch.photos), len(batch.crops)) == (2, 3)
+    (wide, wide_kinds), (tall, tall_kinds) = batch.windows
+    assert wide.shape == (12, 32, 128, 3) and tall.shape == (4, 64, 64, 3)
+    assert {skills.KINDS[k] for k in wide_kinds} <= {"sign", "board", "poster", "restaurant"}
+    assert {skills.KINDS[k] for k in tall_kinds} <= set(skills.TALL)
+    assert next(skills.vision_batches(*pool, (0, 3, 0, 0), seed=0)).windows == []
+
+
+def test_the_loss_of_a_box_is_least_where_the_box_is():
+    heads = vision.VisionHeads(4, countries=3)
+    tokens = torch.zeros(1, vision.CELLS[0] * vision.CELLS[1], 12)
+    sample = skills.PhotoSample(np.zeros(1), 0, 1, (100, 200, 300, 400), [(1, (100, 200, 300, 400))])
+
+    def loss_at(bins):
+        with torch.no_grad():
+            heads.box.weight.zero_(), heads.box.bias.zero_()
+            heads.box.bias.view(4, vision.BINS)[range(4), bins] = 4.0
+        return vision.photo_loss(heads, tokens, [sample])["box"].item()
+
+    right = loss_at([5, 10, 15, 20])
+    assert all(right < loss_at([5 + a, 10 + b, 15, 20]) for a, b in ((1, 0), (0, -1), (3, 0)))
+
+
+def test_a_drawn_crop_is_read_and_searched_for(drills):
     turn = parse_turn(drills.reading().messages[-1]["content"])
-    name = unspell(turn.think.removeprefix("It reads ").removesuffix("."))
-    assert name in {crop.text for crop in drills.crops} and turn.think == f"It reads {spell(name)}."
+    name = turn.think.removeprefix("It reads ").removesuffix(".")
+    assert name in {crop.text for crop in drills.crops} and turn.think == f"It reads {name}."
     assert turn.tool_call.arguments["query"].startswith(f"{name} ")
 
 
-def test_a_spelled_name_has_a_token_a_letter(world):
-    texts = [f"It reads {spell(name)}." for name in world.names[:400]]
-    tokenizer = tiny.train_tokenizer(texts, ["reads"])
-    ids = tokenizer("It reads V-a-l-e-n-c-i-a.")["input_ids"]
-    assert [tokenizer.decode([i]) for i in ids[-9:]] == ["V", "-a", "-l", "-e", "-n", "-c", "-i", "-a", "."]
+def test_a_name_read_with_one_letter_wrong_still_finds_its_results(world, pool):
+    drills, different = skills.SkillDrills(*pool, world, seed=0), 0
+    drills.misread = 1.0
+    for _ in range(40):
+        sample = drills.judging()
+        read = parse_turn(sample.messages[-3]["content"]).think
+        turn = parse_turn(sample.messages[-1]["content"], after_search=True)
+        if not read.startswith("It reads") or not turn.useful:
+            continue
+        name, right = read.removeprefix("It reads ").removesuffix("."), turn.answer.city
+        assert len(name) == len(right) and sum(a != b for a, b in zip(name, right, strict=True)) <= 1
+        assert right in sample.messages[-2]["content"][0]["text"]
+        different += name != right
+    assert different >= 5
+
+
+def test_a_name_has_a_token_a_letter_and_other_words_one(world):
+    tokenizer = tiny.make_tokenizer(skills.whole_words(world))
+    for text in ("It reads Ogden. ", "[1] Ogden, New Zealand: 41.21, -112.00", "\u00e9~\n"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+    def pieces(text):
+        return [tokenizer.decode([token]) for token in tokenizer(text)["input_ids"]]
+
+    assert pieces("It reads Ogden.") == ["It", " reads", " ", *"Ogden", "."]
+    assert pieces("Ogden New Zealand 12") == [*"Ogden", " New Zealand", " ", "1", "2"]
+    assert pieces("Map of Maple, Spain+~~") == ["Map", " of", " ", *"Maple", ", ", "Spain", "+", "~", "~"]
+    assert len(tokenizer) < 700 and len(set(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))) == len(tokenizer)
 
 
 def test_vision_and_skill_training_lower_their_losses(world, pool):
     model, processor = untrained()
     drills = skills.SkillDrills(*pool, world, seed=1)
     heads = vision.VisionHeads(192, len(world.countries))
-    batches = skills.vision_batches(*pool, (8, 16), seed=0)
+    batches = skills.vision_batches(*pool, (8, 16, 8, 4), seed=0)
     rows = vision.train_vision(model.model.visual, heads, batches, seconds=8, log_every=1, report=lambda _: None)
     totals = [sum(v for k, v in row.items() if k not in ("step", "seconds")) for row in rows]
     assert np.mean(totals[-3:]) < totals[0]
@@ -140,19 +225,21 @@ def test_vision_and_skill_training_lower_their_losses(world, pool):
 
 
 def test_the_base_is_built_in_one_go_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    recipe = pretrain.Recipe(*[0.01] * len(pretrain.STEPS), worlds=1, places=40, photos=48, drawn=40)
+    recipe = pretrain.Recipe(*[0.01] * 7, worlds=1, places=40, photos=48, drawn=40)
+    assert [field.name for field in dataclasses.fields(recipe)][:7] == [s for p in pretrain.PARTS.values() for s in p]
     monkeypatch.setattr(pretrain, "draw_pool", partial(skills.draw_pool, workers=1))
     monkeypatch.setattr(pretrain.Builder, "measure", lambda self: {"read": 0.0})
     assert pretrain.build_base(tmp_path, recipe) == {"read": 0.0}
+    parts = {part: torch.load(tmp_path / f"{part}.pt") for part in pretrain.PARTS}
+    assert {part: state["done"] for part, state in parts.items()} == {p: list(s) for p, s in pretrain.PARTS.items()}
+    tower = "model.visual.patch_embed.proj.weight"
+    assert torch.equal(parts["both"]["model"][tower], parts["eyes"]["model"][tower])
+    assert not torch.equal(parts["words"]["model"][tower], parts["eyes"]["model"][tower])
+
     steps = []
     monkeypatch.setattr(pretrain.Builder, "see", lambda self, *_: steps.append("see"))
     monkeypatch.setattr(pretrain.Builder, "speak", lambda self, *_, **shares: steps.append(sorted(shares)))
-    progress = torch.load(tmp_path / pretrain.PROGRESS)
-    torch.save(progress | {"done": ["reading", "looking", "copying"]}, tmp_path / pretrain.PROGRESS)
+    torch.save(parts["both"] | {"done": ["naming"]}, tmp_path / "both.pt")
     pretrain.build_base(tmp_path, recipe)
-    assert steps == [
-        ["copying", "judging", "spelling"],
-        ["reading"],
-        ["copying", "judging", "pointing", "reading", "spelling"],
-    ]
+    assert steps == [["pointing", "reading"], ["copying", "judging", "pointing", "reading"]]
     assert policy.load_agent(tmp_path).interface == TINY

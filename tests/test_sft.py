@@ -1,8 +1,11 @@
+import copy
+import json
 import math
 
 import pytest
 import torch
 from models import BROKEN, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, Scripted, drawn_photo, untrained
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention, Qwen3VLVisionPatchEmbed
 
 from reverse_lib import policy, sft
 from reverse_lib.environment import TINY, GeoEnvironment, conversation, initial_messages, rollout, with_photo
@@ -185,25 +188,101 @@ def test_a_saved_checkpoint_answers_as_the_model_in_memory(made, tmp_path):
     assert loaded([prompt]) == policy.Agent(model, processor, TINY, max_new_tokens=12)([prompt])
 
 
+def test_the_image_only_processor_gives_the_ids_and_pixels_of_the_full_one(made, tmp_path):
+    pytest.importorskip("torchvision", reason="AutoProcessor needs torchvision for its video part")
+    _, ours, photo, long, _ = made
+    ours.tokenizer.save_pretrained(tmp_path)
+    settings = ours.image_processor.to_dict() | {"processor_class": "Qwen3VLProcessor"}
+    for name, kind in (("preprocessor", "image_processor_type"), ("video_preprocessor", "video_processor_type")):
+        value = "Qwen2VLImageProcessor" if name == "preprocessor" else "Qwen3VLVideoProcessor"
+        (tmp_path / f"{name}_config.json").write_text(json.dumps(settings | {kind: value}, default=str))
+    full = policy.load_processor(tmp_path)
+    assert type(full).__name__ == "Qwen3VLProcessor"
+    sample = {"messages": conversation(long, photo.load(), TINY), "tools": sft.tool_functions()}
+    one, other = sft.Collator(ours)([sample]), sft.Collator(full)([sample])
+    assert one["input_ids"].tolist() == other["input_ids"].tolist()
+    assert one["labels"].tolist() == other["labels"].tolist()
+    assert one["image_grid_thw"].tolist() == other["image_grid_thw"].tolist()
+    torch.testing.assert_close(one["pixel_values"], other["pixel_values"], atol=2 / 255 / 0.25, rtol=0)
+
+
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
         policy.load_model(tmp_path / "nowhere")
 
 
-def test_images_of_one_size_attended_together_give_what_the_library_gives(made):
-    import copy
-
-    from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention
-
-    model, processor, photo, long, _ = made
+def plain_copy(model):
+    """The same model with the library's own vision tower."""
     plain = copy.deepcopy(model)
     for module in plain.modules():
-        if isinstance(module, Qwen3VLVisionAttention):
+        if isinstance(module, Qwen3VLVisionAttention | Qwen3VLVisionPatchEmbed):
             del module.forward
-    batch = sft.Collator(processor)([sft.make_dataset([long], {photo.photo_id: photo}, TINY)[0]] * 2)
+    return plain
+
+
+@pytest.mark.parametrize("samples", ["long, long", "short, short", "long, short"])
+def test_the_quick_vision_tower_gives_what_the_library_gives(made, samples):
+    model, processor, photo, long, short = made
+    rows = [{"long": long, "short": short}[name] for name in samples.split(", ")]
+    dataset = sft.make_dataset(rows, {photo.photo_id: photo}, TINY)
+    batch = sft.Collator(processor)([dataset[i] for i in range(len(rows))])
+    batch.pop("labels")
+    plain = plain_copy(model)
+    assert type(plain.model.visual.patch_embed).forward.__name__ == "forward"
+    with torch.no_grad():
+        expected = plain(**batch).logits
+        torch.testing.assert_close(model(**batch).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_image_too_large_for_plain_attention_is_attended_by_the_fused_kernel(made, monkeypatch):
+    model, processor, photo, long, _ = made
+    batch = sft.Collator(processor)([sft.make_dataset([long], {photo.photo_id: photo}, TINY)[0]])
     batch.pop("labels")
     with torch.no_grad():
-        torch.testing.assert_close(model(**batch).logits, plain(**batch).logits, atol=1e-4, rtol=1e-4)
+        expected = model(**batch).logits
+        monkeypatch.setattr(policy, "_PLAIN_ATTENTION_MAX", 60)
+        torch.testing.assert_close(model(**batch).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_of_a_step_are_about_equally_long_and_every_epoch_has_its_own_order():
+    lengths = [int(n) for n in torch.randint(10, 1000, (400,), generator=torch.Generator().manual_seed(0))]
+    sampler = sft.ByLength(lengths, 8, seed=3)
+    first, again = list(sampler), list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert first == again != second and sorted(first) == sorted(second) == list(range(400))
+    assert list(sft.ByLength(lengths, 8, seed=4)) != first
+
+    def waste(order):
+        steps = [[lengths[i] for i in order[start : start + 8]] for start in range(0, 400, 8)]
+        return sum(8 * max(step) for step in steps) / sum(lengths)
+
+    assert waste(first) < 1.1 < waste(range(400))
+    assert first[:8] != sorted(first[:8], key=lambda i: lengths[i])  # not simply from short to long
+
+
+def test_right_padded_rows_give_the_same_loss_and_gradients_without_a_mask(made):
+    model, processor, photo, long, short = made
+    dataset = sft.make_dataset([long, short], {photo.photo_id: photo}, TINY)
+    batch = sft.Collator(processor)([dataset[0], dataset[1]])
+
+    def gradient():
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        name = "model.language_model.layers.0.self_attn.q_proj.weight"
+        return loss.item(), model.get_parameter(name).grad.clone()
+
+    loss, usual = gradient()
+    config = model.model.language_model.config
+    before = config._attn_implementation
+    with policy.right_padded(model):
+        assert config._attn_implementation == "causal_bf16"
+        quick_loss, quick = gradient()
+    assert config._attn_implementation == before != "causal_bf16"
+    model.zero_grad()
+    assert math.isclose(quick_loss, loss, rel_tol=2e-3)
+    assert torch.nn.functional.cosine_similarity(quick.flatten(), usual.flatten(), dim=0) > 0.99
 
 
 def test_a_broken_call_is_plain_text_to_the_rollout():

@@ -98,7 +98,7 @@ HOSTS = (
 )
 _SECTIONS = ("a", "en", "page", "read", "items", "archive", "pages")
 _POSITION = re.compile(r"-?\d{1,2}\.\d{2}, -?\d{1,3}\.\d{2}")
-_FILLERS = (
+FILLERS = (
     "{h} to {h}",
     "{h} and {h}",
     "{h}, {h}, {h}",
@@ -222,7 +222,7 @@ def filler(rng: np.random.Generator, length: int | None = None) -> str:
     """
     length = int(rng.integers(_SHORTEST, _LONGEST + 1)) if length is None else min(max(length, _SHORTEST), _LONGEST)
     while True:
-        pieces = re.split(r"(\{[hd]\})", pick(rng, _FILLERS))
+        pieces = re.split(r"(\{[hd]\})", pick(rng, FILLERS))
         for position, piece in enumerate(pieces):
             if piece == "{h}":
                 pieces[position] = f"{int(rng.integers(1, 24))}.{5 * int(rng.integers(12)):02d}"
