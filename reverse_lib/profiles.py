@@ -72,7 +72,7 @@ class GrpoConfig:
     learning_rate: float = 5e-5
     temperature: float = 1.0
     beta: float = 0.0  # weight of the KL term
-    max_completion_tokens: int = 512  # of one rollout, tool results and images included
+    max_completion_tokens: int = 896  # of one rollout, tool results and images included
     save_steps: int = 0  # a checkpoint every so many steps; 0 keeps none
 
 

@@ -111,7 +111,10 @@ def check_sft(metrics, folder):
         assert metrics["last_loss"][stage] < metrics["first_loss"][stage]
     assert metrics["changed_parameters"] == metrics["trainable_parameters"] > 40
     assert metrics["learned_tokens"] > 50 and metrics["tokens_per_s"] > metrics["samples_per_s"] > 0
-    assert set(metrics["val"]) == {"base", "direct SFT", "cold start"}
+    assert 0 < metrics["pipeline_share"] < 1 and set(metrics["stages"]) == {"test-seen", "test-new"}
+    for tables in metrics["stages"].values():
+        assert list(tables) == ["base", "direct SFT", "cold start"] and {t["n"] for t in tables.values()} == {8}
+        assert tables["direct SFT"]["metrics"]["calls_zoom"]["value"] == 0
     for stage in ("sft", "coldstart"):
         assert load_interface(folder / "checkpoints" / stage) == TINY
         assert (folder / "checkpoints" / stage / "model.safetensors").stat().st_size > 7_000_000
