@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
@@ -124,9 +125,11 @@ class Collator:
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=True,
-            processor_kwargs={"return_tensors": "pt", "padding": True, "padding_side": "right"},
+            processor_kwargs={"padding": True, "padding_side": "right"},
         )
-        supervised = torch.as_tensor(batch.pop("assistant_masks")).bool()  # (B, T)
+        # asked for tensors, the library looks through one number by number to find the assistant's tokens
+        batch = {key: torch.as_tensor(np.asarray(value)) for key, value in batch.items()}
+        supervised = batch.pop("assistant_masks").bool()  # (B, T)
         lengths = batch["attention_mask"].sum(1).tolist()
         for sample, tokens, length in zip(samples, supervised.sum(1).tolist(), lengths, strict=True):
             name = sample.get("sample_id", "sample")
@@ -139,7 +142,7 @@ class Collator:
                     f"{name}: {length} tokens, more than max_length={self.max_length}; leave it out or raise max_length"
                 )
         batch["labels"] = batch["input_ids"].masked_fill(~supervised, IGNORE_INDEX)
-        return dict(batch)
+        return batch
 
 
 class ByLength(Sampler):

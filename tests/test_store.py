@@ -249,6 +249,22 @@ def test_several_builders_at_once_leave_one_whole_world(tmp_path, places, damage
     assert keep(tmp_path, places)[1].text in {"0", "1", "2", "3"}
 
 
+def test_a_damaged_world_that_another_process_just_put_aside_is_no_error(tmp_path, places, monkeypatch):
+    rename, failed = Path.rename, []
+
+    def gone_by_now(self, target):
+        if not failed:
+            failed.append(target)
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", gone_by_now)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kept, _ = keep(tmp_path, places)
+    assert len(failed) == 1 and kept.folder.is_dir() and kept.places() == places
+
+
 OPEN = """
 import sys, time
 from reverse_lib.world import World

@@ -10,6 +10,7 @@ Where nothing can be written, the world is built in memory, with a warning.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -196,8 +197,9 @@ class WorldStore:
             try:
                 building.rename(self.folder)
                 return
-            except OSError:
-                if not self.folder.is_dir():
+            except OSError as error:
+                # one that was in the way may be gone by now: another process puts damaged worlds aside as well
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) and not self.folder.is_dir():
                     raise
             if self._attempt(self._check_all):
                 return
