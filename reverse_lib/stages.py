@@ -1,8 +1,8 @@
 """The stages of training side by side: which checkpoints there are, how each does, and where an agent still fails.
 
-A stage without search training (the base, direct fine-tuning) is asked without tools, as it was trained; the others
-get all three. The scripted teacher, which knows the truth, is the upper reference. Nothing is chosen by the figures,
-not even which stage's trajectories are shown.
+Direct fine-tuning is asked without tools, as it was trained; the others get all three, also the base, which knows the
+turns of a search one by one. The scripted teacher, which knows the truth, is the upper reference. Nothing is chosen by
+the figures, not even which stage's trajectories are shown.
 
     stages, missing = find_stages(profile)
     frame, seconds = evaluate_stage(stages[0], world, profile)
@@ -68,7 +68,7 @@ def find_stages(profile: Profile) -> tuple[list[Stage], list[str]]:
     """
     folder = profile.folder / "checkpoints"
     wanted = (
-        (Stage("base", "base", profile.model.base, ()), ""),
+        (Stage("base", "base", profile.model.base), ""),
         (Stage("sft", "direct SFT", str(folder / "sft"), ()), "03_sft"),
         (Stage("coldstart", "cold start", str(folder / "coldstart")), "03_sft"),
         (Stage("grpo", "GRPO", str(folder / "grpo")), "04_grpo"),

@@ -145,7 +145,7 @@ def check_evaluation(metrics, folder):
             shares = [rows[f"within_{km}km"]["value"] for km in (1, 25, 200, 750, 2500)]
             assert shares == sorted(shares) and rows["reward"]["n"] == metrics["photos_each_split"] == 8
             assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values() if row["n"])
-            if key in ("base", "sft"):
+            if key == "sft":
                 assert rows["evidence_mcc"]["n"] == 0  # no tools: whatever it calls is refused
     assert (
         stages["teacher"]["test-new"]["within_25km"]["value"] > 0.5 < stages["teacher"]["test-new"]["box_iou"]["value"]

@@ -44,14 +44,14 @@ def test_every_stage_without_a_checkpoint_is_named_with_what_brings_it(profile):
     assert str(profile.folder / "checkpoints" / "grpo") in missing[3]
 
 
-def test_stages_come_in_the_order_of_training_and_those_that_never_searched_get_no_tools(profile):
+def test_stages_come_in_the_order_of_training_and_direct_sft_gets_no_tools(profile):
     for name in ("grpo", "sft", "coldstart"):
         checkpoint(profile.folder / "checkpoints" / name)
     checkpoint(profile.model.base)
     (Path(profile.model.agent)).mkdir()  # a folder, but no checkpoint in it
     found, missing = stages.find_stages(profile)
     assert [stage.key for stage in found] == ["base", "sft", "coldstart", "grpo", "teacher"]
-    assert [stage.tools for stage in found] == [(), (), TOOLS, TOOLS, TOOLS]
+    assert [stage.tools for stage in found] == [TOOLS, (), TOOLS, TOOLS, TOOLS]
     assert len(missing) == 1 and missing[0].startswith("shipped agent: no checkpoint in")
 
 
