@@ -110,13 +110,13 @@ def load_model(
         raise FileNotFoundError(f"{path}: no such checkpoint folder; train it first (notebook 03_sft) or name another")
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(device)
     if device == "cpu":
-        batch_vision_attention(model)
+        quicken_vision(model)
     if not train_vision:
         model.model.visual.requires_grad_(False)
     return with_lora(model, lora_rank) if lora_rank else model
 
 
-def batch_vision_attention(model) -> None:
+def quicken_vision(model) -> None:
     """Make the vision tower quick on a CPU, in place; the results are the same.
 
     All images of one size attend in one call (the library's loop takes one at a time), with plain matrix products,

@@ -40,7 +40,7 @@ from reverse_lib.environment import TINY, tool_functions
 from reverse_lib.policy import (
     Agent,
     ImageOnlyProcessor,
-    batch_vision_attention,
+    quicken_vision,
     right_padded,
     save_checkpoint,
     set_threads,
@@ -233,7 +233,7 @@ class Builder:
         self.file, self.recipe, self.part = folder / f"{part}.pt", recipe, part
         self.world = World(FIRST_SEED, recipe.places)
         self.model, self.tokenizer = tiny.build(whole_words(self.world), recipe.seed)
-        batch_vision_attention(self.model)
+        quicken_vision(self.model)
         self.heads = VisionHeads(self.model.config.text_config.hidden_size, len(self.world.countries))
         self.done: list[str] = []
         if self.file.is_file():
@@ -242,7 +242,7 @@ class Builder:
             self.heads.load_state_dict(state["heads"])
             self.done = state["done"]
         elif part == "both":
-            eyes, words = (torch.load(folder / f"{part}.pt", weights_only=True) for part in ("eyes", "words"))
+            eyes, words = (torch.load(folder / f"{done}.pt", weights_only=True) for done in ("eyes", "words"))
             seen = {name: weight for name, weight in eyes["model"].items() if ".visual." in name}
             self.model.load_state_dict(words["model"] | seen)
             self.heads.load_state_dict(eyes["heads"])

@@ -55,7 +55,7 @@ def untrained(seed: int = 0):
     """A tiny model with random weights and its processor, the same for one seed."""
     torch.manual_seed(seed)
     model, tokenizer = tiny.build(("Spain", "Chile", "reads", "Find", "place", "Where", "is", "this"), seed=seed)
-    policy.batch_vision_attention(model)
+    policy.quicken_vision(model)
     return model, policy.ImageOnlyProcessor(tiny.image_processor(), tokenizer, chat_template=tokenizer.chat_template)
 
 
