@@ -17,6 +17,7 @@ from reverse_lib.trajectory import Observation, Step, Turn, parse_turn
 
 MAX_QUERY_CHARS = 300
 MAX_QUERIES = 5
+UNREADABLE = "unreadable_turn"  # stands for the tool in the log entry of a turn that neither calls nor answers
 _MARKUP = re.compile(r"<(?=\||/?(?:think|useful|tool_call|tool_response|tools|answer|image|video|s)\b)", re.IGNORECASE)
 _CODE_POINTS_DROPPED = {"Cc", "Cs", "Co"}
 _CALL_NAME = re.compile(r'<tool_call>\s*\{\s*"name"\s*:\s*"(\w{1,40})"')
@@ -176,12 +177,18 @@ def not_found(name: str) -> str:
     return str({"error": f"Tool {name} not found."})
 
 
+def unreadable(turn: Turn) -> str:
+    """What a model is told after a turn in which no call and no answer could be read."""
+    return f"Error: {', '.join(turn.errors) or 'action_missing'}; write one tool call or one answer"
+
+
 def pair(texts: Sequence[str], log: Sequence[Observation], tools: Sequence[str], turns: int) -> tuple[list[Step], int]:
     """Join each turn with the observation of its call.
 
     An engine may read a call in a text that breaks the grammar (two calls in a turn, say): such a text takes the
     entries that bear its names as long as enough are left for the regular calls after it. A last call may have no
-    entry where the turns are used up, or where the engine read a broken turn otherwise than the grammar does.
+    entry where the turns are used up, or where the engine read a broken turn otherwise than the grammar does. A turn
+    in which nothing could be read takes the entry that says so, if it was answered.
 
     Args:
         texts: What the model wrote, a turn each.
@@ -207,6 +214,8 @@ def pair(texts: Sequence[str], log: Sequence[Observation], tools: Sequence[str],
                 raise ValueError(f"turn {k + 1} of {len(texts)} calls {turn.tool_call.name}, {_summary(log)}")
         elif turn.tool_call is not None:
             taken = [_unknown_tool(turn)]
+        elif turn.answer is None and pending and pending[0].tool == UNREADABLE:
+            taken = [pending.popleft()]
         else:
             names = _CALL_NAME.findall(text)
             while names and len(pending) > sum(owed[k + 1 :]) and pending[0].tool == names.pop(0):

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from PIL import Image
 
 from reverse_lib.calls import (
+    UNREADABLE,
     ArgumentError,
     OverBudget,
     as_box,
@@ -34,6 +35,7 @@ from reverse_lib.calls import (
     pair,
     shares,
     tool,
+    unreadable,
 )
 from reverse_lib.interface import (
     FULL,
@@ -54,7 +56,7 @@ from reverse_lib.interface import (
 from reverse_lib.photos import Photo, crop
 from reverse_lib.rollouts import run_batched
 from reverse_lib.search import SearchAnswer, SearchBackend, ServiceError, normalise_query
-from reverse_lib.trajectory import TOOLS, Observation, ToolCall, Trajectory
+from reverse_lib.trajectory import TOOLS, Observation, ToolCall, Trajectory, Turn
 
 __all__ = [
     "FULL",
@@ -269,6 +271,21 @@ class GeoEnvironment:
             entry.results = [logged(result, label) for result, label in zip(results[:shown], labels, strict=False)]
         return entry.text
 
+    def _reply(self, turn: Turn) -> tuple[str, list[dict]]:
+        """The tool that a turn without an answer is taken to call, and the blocks that come back."""
+        if turn.tool_call is not None:
+            return turn.tool_call.name, self._call(turn.tool_call)
+        return UNREADABLE, [text_block(self._refuse(turn))]
+
+    def _refuse(self, turn: Turn) -> str:
+        """Log a turn in which no call and no answer could be read as the model's error; returns what it is told."""
+        if self._photo is None:
+            raise RuntimeError("no photo yet; call reset(photo_id=…) first")
+        exhausted = len(self._log) >= self._budgets.turns - 1
+        text = NO_TURNS if exhausted else unreadable(turn)
+        self._log.append(Observation(tool=UNREADABLE, arguments={}, status="model_error", text=text))
+        return self._with_notice(text)
+
     def _call(self, call: ToolCall) -> list[dict]:
         """One tool call by name, as TRL would make it; returns blocks."""
         if call.name in self._tools:
@@ -356,8 +373,9 @@ def rollout(
 ) -> list[Trajectory]:
     """Let an agent work on photos, many conversations at a time.
 
-    A rollout ends with an answer, with a turn that neither calls nor answers (as in TRL), or when its turns are used
-    up. As soon as one ends, the next photo takes its place in the batch.
+    A rollout ends with an answer, or when its turns are used up. A turn that neither calls nor answers is told what
+    could not be read, and counts as a call that went wrong. As soon as a rollout ends, the next photo takes its place
+    in the batch.
 
     Args:
         agent: Gets conversations (lists of messages) and returns a text for each. Its `name`, if it has one, signs

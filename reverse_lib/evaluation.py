@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from reverse_lib.calls import UNREADABLE
 from reverse_lib.environment import TINY, Budgets, Interface, rollout
 from reverse_lib.geo import EARTH_RADIUS_KM, THRESHOLDS_KM, geoguessr_score
 from reverse_lib.photos import Photo
@@ -115,6 +116,7 @@ def _row(trajectory: Trajectory) -> dict:
         "query_hit": _query_hit(trajectory),
         "evidence_mcc": breakdown.evidence_mcc,
         **{column: used.count(tool) for column, tool in _CALLS.items()},
+        "unreadable": used.count(UNREADABLE),
         "reward": breakdown.total,
         "accuracy": breakdown.accuracy,
         "look": breakdown.look,
@@ -222,6 +224,7 @@ def narrate(trajectory: Trajectory, in_words: Callable[[str], str] = str) -> lis
             lines.append(f"   answers: {turn.answer.text()}")
         elif turn.tool_call is None:
             lines.append(f"   neither calls a tool nor answers ({', '.join(turn.errors) or 'unreadable'})")
+            lines += [f"   is told: {step.observation.text}"] if step.observation else []
         shown = step.observation
     return lines
 

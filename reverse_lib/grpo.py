@@ -1,70 +1,190 @@
 """Agentic reinforcement learning: GRPO with process rewards, on TRL's `GRPOTrainer` and our environment.
 
-The objective is GRPO's: for a photo, G rollouts are sampled, each scored by `rewards.score`, and every assistant
-token of a rollout is pushed by the rollout's advantage, its reward's distance from the group's mean in standard
-deviations. No KL term, no entropy bonus, as in the paper. What differs from the public code, where only accuracy
-reaches the trainer: the reward that trains is the whole sum (0.6 accuracy + 0.1 format + 0.3 process), and each
-component is logged under its own name. What differs from plain TRL: turns are parsed by our strict grammar, and
-scored on the very tokens that were generated, split by the tool mask.
+For a photo, G rollouts are sampled and scored by `rewards.score`; every token the model wrote is pushed by an
+advantage: that of its turn (`credit.turn_advantages`, the default), or that of its rollout, as in the paper. No KL
+term, no entropy bonus, as in the paper. What differs from the public code, where only accuracy reaches the trainer:
+the reward that trains is the whole sum (0.6 accuracy + 0.1 format + 0.3 process), and each component is logged under
+its own name. What differs from plain TRL: turns are read by our strict grammar, on the very tokens that were
+generated; a turn that can't be read is answered and counted; image tokens without features stop the run, where TRL
+would go on without pictures; the order of photos follows a curriculum; and a run that was killed goes on from its last
+checkpoint as if nothing had happened.
 
 Run it in notebook 04_grpo, or: `train(model, processor, photos, search, interface, config, folder)`.
 """
 
+import dataclasses
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
 
+from reverse_lib.calls import UNREADABLE
+from reverse_lib.credit import CREDITS, assistant_turns, spread, turn_advantages, turn_rewards
 from reverse_lib.environment import Budgets, GeoEnvironment, Interface, initial_messages
 from reverse_lib.photos import Photo
-from reverse_lib.policy import decode_turn, known_warnings_silenced
+from reverse_lib.policy import decode_turn, known_warnings_silenced, right_padded
 from reverse_lib.profiles import GrpoConfig
 from reverse_lib.rewards import Weights, score
 from reverse_lib.sft import History
-from reverse_lib.trajectory import parse_turn
+from reverse_lib.trajectory import SEARCH_TOOLS, TOOLS, curriculum_order, parse_turn
 
 COMPONENTS = ("accuracy", "format", "look", "query", "trust", "errors")
+METRICS_FILE, SETTINGS_FILE = "metrics.jsonl", "settings.json"
+PARTS = ("generate", "tools", "own", "step")
 
 
-class GeoGRPOTrainer(GRPOTrainer):
-    """TRL's trainer, which after each generation hands every environment the turns its rollout wrote."""
+class Stopwatch:
+    """Seconds spent in parts of a step, by name; parts may lie within each other."""
 
-    def _generate(self, prompts: list):
-        output = super()._generate(prompts)
-        completion_ids, tool_mask = output[1], output[2]
-        for environment, ids, mask in zip(self.environments, completion_ids, tool_mask, strict=True):
-            texts = [decode_turn(self._tokenizer, turn) for turn in assistant_turns(ids, mask)]
-            environment._finish(texts)
-        return output
+    def __init__(self):
+        self.seconds: Counter = Counter()
 
-
-def assistant_turns(ids: Sequence[int], mask: Sequence[int]) -> list[list[int]]:
-    """The runs of tokens the model wrote: ids where mask is 1, split where it is 0."""
-    turns: list[list[int]] = []
-    before = 0
-    for token, written in zip(ids, mask, strict=True):
-        if written and not before:
-            turns.append([])
-        if written:
-            turns[-1].append(token)
-        before = written
-    return turns
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - started
 
 
 class TrainingEnvironment(GeoEnvironment):
-    """The environment with a memory of its finished rollout, for the reward functions."""
+    """The environment with a memory of its finished rollout, for the reward functions, and a watch on its tools."""
 
     _weights = Weights()
+    _clock = Stopwatch()
+
+    def reset(self, **row) -> list[dict]:
+        with self._clock("tools"):
+            return super().reset(**row)
+
+    def _answer(self, method: Callable, given: Mapping, required: Mapping[str, bool]) -> str | list[dict]:
+        with self._clock("tools"):
+            return super()._answer(method, given, required)
+
+    def _unreadable(self, text: str) -> str:
+        """The answer to a turn that can't be read, as a tool of TRL's; no part of the prompt."""
+        return self._refuse(parse_turn(text))
 
     def _finish(self, texts: list[str]) -> None:
         """Assemble and score the rollout that wrote `texts`."""
         self._finished = self._trajectory(texts, agent="grpo")
         self._breakdown = score(self._finished, self._weights)
+
+
+class GeoGRPOTrainer(GRPOTrainer):
+    """TRL's trainer with our environments, credit and alarms; `make_trainer` sets the attributes.
+
+    Attributes:
+        settings: The stage's configuration.
+        reward_parts: Weights of the reward's parts.
+        clock: Where a step's time went.
+    """
+
+    settings: GrpoConfig
+    reward_parts: Weights
+    clock: Stopwatch
+
+    def training_step(self, *args, **kwargs):
+        self.clock.seconds.clear()
+        with self.clock("step"):
+            loss = super().training_step(*args, **kwargs)
+        for part in PARTS:
+            self._metrics["train"][f"seconds/{part}"].append(self.clock.seconds[part])
+        return loss
+
+    def _generate_single_turn(self, *args, **kwargs):
+        with self.clock("generate"):
+            return super()._generate_single_turn(*args, **kwargs)
+
+    def _generate(self, prompts: list):
+        if self.tools:
+            for tools, environment in zip(self._sync_tool_dicts, self.environments, strict=True):
+                tools[UNREADABLE] = environment._unreadable
+        output = super()._generate(prompts)
+        prompt_ids, completion_ids, tool_mask, images = output[0], output[1], output[2], output[6]
+        with self.clock("own"):
+            masks = tool_mask or [[1] * len(ids) for ids in completion_ids]
+            for i, environment in enumerate(self.environments):
+                self._check_images(environment, prompt_ids[i] + completion_ids[i], (images or {i: None})[i] or [])
+                turns = assistant_turns(completion_ids[i], masks[i])
+                environment._finish([decode_turn(self._tokenizer, turn) for turn in turns])
+            self._log_rollouts(completion_ids)
+        return output
+
+    def _check_images(self, environment: TrainingEnvironment, ids: list[int], images: Sequence) -> None:
+        """Raise where TRL would drop every picture of the batch and train on without them."""
+        processor = self.processing_class.image_processor
+        merged = processor.merge_size**2
+        features = sum(processor.get_number_of_image_patches(one.height, one.width, {}) // merged for one in images)
+        if (tokens := ids.count(self._image_pad_token_id)) != features:
+            raise RuntimeError(
+                f"{environment._photo.photo_id}: {tokens} image tokens, but {len(images)} pictures with {features} "
+                "features; a rollout was cut or lost a picture: raise grpo.max_completion_tokens"
+            )
+
+    def _log_rollouts(self, completion_ids: Sequence[Sequence[int]]) -> None:
+        """Log what the rollouts did besides what they earned."""
+        ends = {*self.eos_token_ids}
+        for environment, ids in zip(self.environments, completion_ids, strict=True):
+            for name, value in rollout_metrics(environment._finished.steps):
+                self._log_metric(name, value)
+            self._log_metric("rollouts/answered", float(environment._finished.end == "answered"))
+            self._log_metric("rollouts/truncated", float(not ids or ids[-1] not in ends))
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        if self.settings.credit == "turn":
+            with self.clock("own"):
+                output["advantages"] = self._advantages_by_token(output)
+        return output
+
+    def _advantages_by_token(self, output: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The advantage of the turn that each token of a completion is in, 0 outside of turns; (B, T)."""
+        environments, settings = self.environments, self.settings
+        rewards = gather_object([turn_rewards(e._breakdown, self.reward_parts).tolist() for e in environments])
+        group = self.num_generations if self.model.training else self.num_generations_eval
+        advantages = turn_advantages(rewards, group, settings.gamma)
+        first = self.accelerator.process_index * len(environments)
+        mask = output["completion_mask"] * output.get("tool_mask", 1)  # (B, T)
+        rows = [
+            spread(values, written, environment._finished.photo_id)
+            for values, written, environment in zip(advantages[first:], mask.tolist(), environments, strict=False)
+        ]
+        return torch.tensor(np.array(rows), dtype=torch.float32, device=mask.device)
+
+    def _compute_loss(self, model, inputs):
+        # one photo a prompt, all photos of one size: nothing is padded on the left, and a CPU can take the short way
+        with right_padded(model) if inputs["prompt_mask"].all() else nullcontext():
+            return super()._compute_loss(model, inputs)
+
+
+def rollout_metrics(steps: Sequence) -> Iterator[tuple[str, float]]:
+    """Names and values to average: calls a photo by tool; shares of calls that repeat, of searches without a result,
+    of turns that can't be read."""
+    seen = [step.observation for step in steps]
+    used = Counter(one.tool for one in seen if one is not None)
+    yield from ((f"calls/{tool.split('_')[tool.startswith('image_zoom')]}", float(used[tool])) for tool in TOOLS)
+    for observation in seen:
+        yield "turns/unreadable", float(observation is not None and observation.tool == UNREADABLE)
+        if observation is not None and observation.tool in TOOLS:
+            yield "calls/repeated", float(observation.repeated)
+        if observation is not None and observation.tool in SEARCH_TOOLS:
+            yield "calls/missed", float(observation.status == "miss")
 
 
 def reward_functions(weights: Weights) -> tuple[list[Callable], list[float]]:
@@ -96,30 +216,49 @@ def _finite(value: float, environment: TrainingEnvironment) -> float:
 
 
 def use_strict_grammar(tokenizer) -> None:
-    """Let TRL see the turn that `trajectory.parse_turn` sees, and nothing more lenient, in place."""
+    """Let TRL see the turn that `trajectory.parse_turn` sees, and nothing more lenient, in place.
+
+    A turn that neither calls nor answers becomes a call of UNREADABLE, so that it is answered; unless it was cut.
+    """
 
     def parse_response(ids, prefix=None, tools=None, **_) -> dict:
         text = decode_turn(tokenizer, list(ids))
-        call = parse_turn(text).tool_call
+        turn = parse_turn(text)
         message = {"role": "assistant", "content": text}
-        if call:
-            message["tool_calls"] = [{"type": "function", "function": {"name": call.name, "arguments": call.arguments}}]
+        if turn.tool_call:
+            message["tool_calls"] = [_call(turn.tool_call.name, turn.tool_call.arguments)]
+        elif turn.answer is None and tokenizer.eos_token_id in ids:
+            message["tool_calls"] = [_call(UNREADABLE, {"text": text})]
         return message
 
     tokenizer.parse_response = parse_response
     tokenizer.response_template = qwen3_template
 
 
-def make_dataset(photos: Sequence[Photo], interface: Interface) -> Dataset:
-    """One row a photo: the prompt, and the id by which the environment finds the photo."""
-    return Dataset.from_list([{"prompt": initial_messages(interface), "photo_id": photo.photo_id} for photo in photos])
+def _call(name: str, arguments: dict) -> dict:
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def make_dataset(photos: Sequence[Photo], order: Sequence[int], interface: Interface) -> Dataset:
+    """A row a draw: the prompt, and the id by which the environment finds the photo."""
+    return Dataset.from_list([{"prompt": initial_messages(interface), "photo_id": photos[i].photo_id} for i in order])
 
 
 def grpo_arguments(config: GrpoConfig, folder: str | Path, seed: int, device: str) -> GRPOConfig:
-    """The stage's settings in TRL's terms; no KL, no entropy bonus."""
+    """The stage's settings in TRL's terms; no KL, no entropy bonus.
+
+    Raises:
+        ValueError: The rollouts of a step can't be shared among the processes.
+    """
+    rollouts, processes = config.prompts_per_step * config.group_size, PartialState(cpu=device == "cpu").num_processes
+    if rollouts % processes:
+        raise ValueError(
+            f"{rollouts} rollouts a step for {processes} processes: choose prompts_per_step and group_size "
+            "whose product is a multiple of them"
+        )
     return GRPOConfig(
         output_dir=str(folder),
-        per_device_train_batch_size=config.prompts_per_step * config.group_size,
+        per_device_train_batch_size=rollouts // processes,
         num_generations=config.group_size,
         learning_rate=config.learning_rate,
         lr_scheduler_type="constant",
@@ -127,6 +266,8 @@ def grpo_arguments(config: GrpoConfig, folder: str | Path, seed: int, device: st
         temperature=config.temperature,
         beta=config.beta,
         max_completion_length=config.max_completion_tokens,
+        generation_kwargs={"max_new_tokens": min(config.max_turn_tokens, config.max_completion_tokens)},
+        shuffle_dataset=False,
         bf16=True,
         use_cpu=device == "cpu",
         gradient_checkpointing=False,
@@ -154,25 +295,35 @@ def make_trainer(
     seed: int = 0,
     weights: Weights | None = None,
     budgets: Budgets | None = None,
+    tools: Sequence[str] = TOOLS,
+    levels: Sequence[str] | None = None,
     on_row: Callable[[dict], None] | None = None,
 ) -> GeoGRPOTrainer:
     """The trainer, ready to run; see `train` for the arguments.
 
     Raises:
-        ValueError: There are fewer photos than one step asks for.
+        ValueError: There are fewer photos than one step asks for, the credit is unknown, or `levels` are not one a
+            photo.
     """
     if len(photos) < config.prompts_per_step:
         raise ValueError(
             f"{len(photos)} photos for steps of {config.prompts_per_step}: pass more or lower grpo.prompts_per_step"
         )
-    weights, budgets = weights or Weights(), budgets or Budgets()
+    if config.credit not in CREDITS:
+        raise ValueError(f"grpo.credit={config.credit!r}: choose one of {', '.join(CREDITS)}")
+    if levels is not None and len(levels) != len(photos):
+        raise ValueError(f"{len(levels)} levels for {len(photos)} photos: give one for each, or none")
+    weights, budgets, clock = weights or Weights(), budgets or Budgets(), Stopwatch()
     by_id: Mapping[str, Photo] = {photo.photo_id: photo for photo in photos}
 
     def environment() -> TrainingEnvironment:
-        made = TrainingEnvironment(search, by_id, interface, budgets)
-        made._weights = weights
+        made = TrainingEnvironment(search, by_id, interface, budgets, tools)
+        made._weights, made._clock = weights, clock
         return made
 
+    order = curriculum_order(
+        levels or ["unknown"] * len(photos), config.steps * config.prompts_per_step, config.easy_share, seed
+    )
     use_strict_grammar(processor.tokenizer)
     functions, function_weights = reward_functions(weights)
     with known_warnings_silenced():
@@ -183,11 +334,12 @@ def make_trainer(
             model=model,
             reward_funcs=functions,
             args=arguments,
-            train_dataset=make_dataset(photos, interface),
+            train_dataset=make_dataset(photos, order, interface),
             processing_class=processor,
             environment_factory=environment,
-            callbacks=[History(on_row)],
+            callbacks=[History(on_row, Path(folder) / METRICS_FILE)],
         )
+    trainer.settings, trainer.reward_parts, trainer.clock = config, weights, clock
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -195,22 +347,72 @@ def make_trainer(
 def train(model, processor, photos, search, interface, config: GrpoConfig, folder, seed=0, **settings) -> list[dict]:
     """Train `model` in place for `config.steps` steps of GRPO.
 
+    A run with `config.save_steps` that was killed, and is started again with the same settings in the same folder,
+    goes on from its last checkpoint: same photos, same random numbers, same metrics file. Checkpoints are removed when
+    the run is complete, and when another run starts in their folder.
+
     Args:
         model: What `policy.load_model` returned.
         processor: What `policy.load_processor` returned.
         photos: Training photos, with truth and annotated regions.
         search: A search backend, normally an opened `SearchCache`.
         interface: How the world is shown to the model.
-        config: Steps, photos a step, group size, learning rate, temperature.
-        folder: Where checkpoints go, if the stage keeps any.
+        config: Steps, photos a step, group size, learning rate, temperature, credit.
+        folder: Where `metrics.jsonl` goes, and checkpoints while the run lasts.
         seed: Of the order of photos and of sampling.
-        **settings: `weights`, `budgets`, `on_row`, as in `make_trainer`.
+        **settings: `weights`, `budgets`, `tools` (names out of TOOLS), `levels` (how hard each photo is, in the words
+            of `trajectory.curriculum`; easy ones come first), `on_row` (called with each logged row).
 
     Returns:
-        The logged rows: step, reward, rewards/accuracy/mean, rewards/look/mean, tools/call_frequency, …
+        The logged rows: step, reward, rewards/accuracy/mean, rewards/look/mean, calls/text, seconds/generate, …
     """
     torch.manual_seed(seed)
     trainer = make_trainer(model, processor, photos, search, interface, config, folder, seed, **settings)
+    described = {name: value for name, value in settings.items() if name != "on_row"}
+    described |= {"seed": seed, "config": config, "photos": [photo.photo_id for photo in photos]}
     with known_warnings_silenced():
-        trainer.train()
+        trainer.train(resume_from_checkpoint=_interrupted(Path(folder), described))
+    if trainer.accelerator.is_main_process:
+        _forget(Path(folder))
     return next(c for c in trainer.callback_handler.callbacks if isinstance(c, History)).rows
+
+
+def _interrupted(folder: Path, settings: Mapping) -> str | None:
+    """The last checkpoint of a run with these settings that was not completed; others are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(settings, default=lambda value: dataclasses.asdict(value), indent=1) + "\n"
+    file = folder / SETTINGS_FILE
+    last = get_last_checkpoint(str(folder))
+    if last and file.is_file() and file.read_text() == text:
+        return last
+    _forget(folder)
+    file.write_text(text)
+    return None
+
+
+def _forget(folder: Path) -> None:
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    (folder / SETTINGS_FILE).unlink(missing_ok=True)
+
+
+def speed(rows: Sequence[Mapping], rollouts_per_step: int) -> dict[str, float]:
+    """How fast a run was and where its time went, from its logged rows; the first step, which warms up, is left out.
+
+    Returns:
+        rollouts_per_s; tokens_per_s (prompts and what the model wrote); the shares of a step, 0..1: generate, tools
+        (the environment), own (everything that is ours: environment, rewards, credit, logging), update (the rest).
+    """
+    steps = [row for row in rows if row.get("seconds/step")][1:]
+    seconds = {part: sum(row[f"seconds/{part}"] for row in steps) for part in PARTS}
+    whole = seconds["step"] or math.nan
+    tokens = steps[-1]["num_tokens"] - rows[0]["num_tokens"] if steps else math.nan
+    own = seconds["own"] + seconds["tools"]
+    return {
+        "rollouts_per_s": rollouts_per_step * len(steps) / whole,
+        "tokens_per_s": tokens / whole,
+        "generate": seconds["generate"] / whole,
+        "tools": seconds["tools"] / whole,
+        "own": own / whole,
+        "update": 1 - (seconds["generate"] + own) / whole,
+    }

@@ -71,9 +71,13 @@ class GrpoConfig:
     group_size: int = 8  # rollouts of one photo
     learning_rate: float = 5e-5
     temperature: float = 1.0
+    credit: str = "turn"  # who is paid: "turn" (see `credit`) or "trajectory" (plain GRPO)
+    gamma: float = 1.0  # discount a turn, of turn-level credit
+    easy_share: float = 0.5  # of the photos drawn, first the easy ones alone, then all
     beta: float = 0.0  # weight of the KL term
     max_completion_tokens: int = 896  # of one rollout, tool results and images included
-    save_steps: int = 0  # a checkpoint every so many steps; 0 keeps none
+    max_turn_tokens: int = 320  # of one turn
+    save_steps: int = 10  # a checkpoint to continue from every so many steps; 0 keeps none
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,14 @@ _QWEN = Profile(
     annotation=AnnotationConfig(photos=2000),
     direct=SftConfig(samples=100_000, batch_size=128, learning_rate=2e-5, epochs=3, minutes=24 * 60),
     coldstart=SftConfig(samples=2000, batch_size=128, learning_rate=2e-5, minutes=24 * 60),
-    grpo=GrpoConfig(steps=400, prompts_per_step=32, learning_rate=1e-6, temperature=0.7, max_completion_tokens=8192),
+    grpo=GrpoConfig(
+        steps=400,
+        prompts_per_step=32,
+        learning_rate=1e-6,
+        temperature=0.7,
+        max_completion_tokens=8192,
+        max_turn_tokens=2048,
+    ),
     evaluation=EvaluationConfig(photos=2997, batch_size=16),
 )
 PROFILES = {profile.name: profile for profile in (_SMOKE, Profile("cpu"), _GPU, _QWEN)}

@@ -76,7 +76,7 @@ class Trajectory:
     regions: list[list[int]] = field(default_factory=list)  # annotated informative regions, bbox_2d
     evidence: list[str] = field(default_factory=list)  # URLs known to be useful for the photo's text searches
     agent: str = ""  # who wrote it: "scripted-teacher" or a model's name
-    end: str = ""  # "answered" | "format" (a turn that neither called nor answered) | "budget" | "service_error"
+    end: str = ""  # "answered" | "format" (its last turn neither calls nor answers) | "budget" | "service_error"
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

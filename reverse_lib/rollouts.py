@@ -26,11 +26,11 @@ class Running:
     def go_on(self, text: str, turns: int) -> bool:
         """Take in a turn; True if another one is due."""
         self.texts.append(text)
-        call = parse_turn(text).tool_call
-        if call is None or len(self.texts) >= turns:
+        turn = parse_turn(text)
+        if (turn.answer is not None and turn.tool_call is None) or len(self.texts) >= turns:
             return False
         self.messages.append(assistant_message(text))
-        self.messages.append(tool_message(call.name, self.environment._call(call)))
+        self.messages.append(tool_message(*self.environment._reply(turn)))
         return True
 
 

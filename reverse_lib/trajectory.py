@@ -17,10 +17,12 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from reverse_lib.geo import Answer
 from reverse_lib.grammar import SEARCH_TOOLS, TOOLS, TURN_ERRORS, ToolCall, Turn, format_turn, parse_turn
@@ -40,6 +42,7 @@ __all__ = [
     "Turn",
     "cited_indices",
     "curriculum",
+    "curriculum_order",
     "filter_trajectories",
     "format_turn",
     "load_trajectories",
@@ -144,6 +147,28 @@ def curriculum(trajectory: Trajectory) -> str:
     if km is None:
         return "unknown"
     return "easy" if km <= EASY_KM else "medium" if km <= MEDIUM_KM else "hard"
+
+
+def curriculum_order(levels: Sequence[str], draws: int, easy_share: float, seed: int) -> list[int]:
+    """Says which photo is drawn when: first the easy ones alone, then all of them.
+
+    Args:
+        levels: How hard each photo is, in the words of `curriculum`.
+        draws: Photos to draw.
+        easy_share: Of the draws that are made from the easy photos, where there are any.
+        seed: Of the order.
+
+    Returns:
+        Indices into `levels`; within a phase no photo comes again before every other had its turn.
+    """
+    generator = np.random.default_rng(seed)
+    easy = [i for i, level in enumerate(levels) if level == "easy"]
+    order: list[int] = []
+    first = round(draws * easy_share) if easy else 0
+    for pool, until in ((easy, first), (range(len(levels)), draws)):
+        while len(order) < until:
+            order += generator.permutation(pool).tolist()[: until - len(order)]
+    return order
 
 
 def cited_indices(text: str, n: int) -> set[int]:

@@ -1,76 +1,96 @@
-"""GRPO on the tiny model with scripted generations: what was called, what it earned, what was trained on."""
+"""GRPO on the tiny model: what was called, what it earned, who was credited, what was trained on, what stops a run."""
 
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
+from grpo_scripts import SCRIPTS, Gradients, flat, rows_of, script, scripted_trainer, train_agent
 from models import BROKEN, EVIDENCE, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, drawn_photo, untrained
 
 from reverse_lib import grpo
+from reverse_lib.calls import UNREADABLE
+from reverse_lib.credit import trajectory_advantages, turn_advantages, turn_rewards
 from reverse_lib.environment import TINY
 from reverse_lib.geo import accuracy_reward, haversine_km
 from reverse_lib.profiles import GrpoConfig
+from reverse_lib.rewards import Weights
+from reverse_lib.sft import read_rows
 
-SCRIPTS = ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, RIGHT], [BROKEN])
+KNOWN = "<think>Spain? I know it.</think><answer>Spain, Valencia, 39.47, -0.38</answer>"
+DOUBT = "<think>Chile?</think><useful>[1]</useful><answer>Chile, Santiago, -33.45, -70.66</answer>"
+ZERO = dict(accuracy=0.0, format=0.0, process=0.0, look=0.0, query=0.0, trust=0.0, error=0.0)
+ALONE = {
+    "accuracy": Weights(**ZERO | {"accuracy": 0.6}),
+    "format": Weights(**ZERO | {"format": 0.1}),
+    "look": Weights(**ZERO | {"process": 0.3, "look": 0.2}),
+    "query": Weights(**ZERO | {"process": 0.3, "query": 0.1}),
+    "trust": Weights(**ZERO | {"process": 0.3, "trust": 0.3}),
+}
+# four rollouts that earn the same by the component named and differ by others
+ALIKE_IN = {
+    "accuracy": ([ZOOM, SEARCH, RIGHT], [SEARCH, RIGHT], [KNOWN], [BROKEN, KNOWN]),
+    "format": ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, RIGHT], [SEARCH, DOUBT]),
+    "look": ([SEARCH, RIGHT], [GUESS], [BROKEN, GUESS], [SEARCH, DOUBT]),
+    "query": ([ZOOM, GUESS], [GUESS], [BROKEN, GUESS], [KNOWN]),
+    "trust": ([ZOOM, GUESS], [GUESS], [BROKEN, GUESS], [KNOWN]),
+}
 
 
 @pytest.fixture
 def trainer(tmp_path):
-    model, processor = untrained()
-    config = GrpoConfig(steps=1, prompts_per_step=1, group_size=4, learning_rate=1e-3, max_completion_tokens=400)
-    made = grpo.make_trainer(model, processor, [drawn_photo()], KnownSearch(), TINY, config, tmp_path)
-    made.recorded = []
-    script(made, SCRIPTS)
-    score = made._generate_and_score_completions
-
-    def recording(inputs):
-        output = score(inputs)
-        made.recorded.append(output)
-        return output
-
-    made._generate_and_score_completions = recording
-    return made
-
-
-def script(trainer, scripts):
-    """Let rollout i write scripts[i], turn by turn, instead of sampling."""
-    alive: list = []
-
-    def generate(prompt_ids, images, fields, num_generations, has_tool_images=False):
-        nonlocal alive
-        if num_generations > 1:
-            alive = [(list(turns), 0) for turns in scripts]
-        texts = [turns[k] for turns, k in alive]
-        alive = [(turns, k + 1) for turns, k in alive if k + 1 < len(turns)]
-        return [trainer._tokenizer(text + "<|im_end|>")["input_ids"] for text in texts], None
-
-    trainer._generate_single_turn = generate
+    return scripted_trainer(tmp_path)
 
 
 def test_tools_are_called_as_written_and_environments_know_it(trainer):
     trainer.train()
     logs = [[o.tool for o in environment._log] for environment in trainer.environments]
     zoom, text = "image_zoom_in_tool", "text_search_tool"
-    assert logs == [[zoom, text], [], [text], []]
-    assert [e._finished.end for e in trainer.environments] == ["answered", "answered", "answered", "format"]
+    assert logs == [[zoom, text], [], [text], [UNREADABLE]]
+    assert [e._finished.end for e in trainer.environments] == ["answered"] * 4
     assert trainer.environments[0]._finished.steps[1].observation.useful == {2}
-    rows = [row for c in trainer.callback_handler.callbacks if isinstance(c, grpo.History) for row in c.rows]
-    assert rows[0]["tools/call_frequency"] == 3 / 4 and rows[0]["tools/failure_frequency"] == 0
+    row = rows_of(trainer)[0]
+    assert row["tools/call_frequency"] == 1 and row["tools/failure_frequency"] == 0
+
+
+def test_what_rollouts_did_is_logged_besides_what_they_earned(tmp_path):
+    trainer = scripted_trainer(tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, SEARCH, RIGHT], [BROKEN, "Hm…"]))
+    trainer.train()
+    row = rows_of(trainer)[0]
+    expected = {
+        "calls/zoom": 1 / 4,
+        "calls/image": 0,
+        "calls/text": 3 / 4,
+        "calls/repeated": 1 / 4,
+        "calls/missed": 0,
+        "turns/unreadable": 1 / 9,
+        "rollouts/answered": 3 / 4,
+        "rollouts/truncated": 1 / 4,
+    }
+    assert {name: row[name] for name in expected} == pytest.approx(expected)
+    assert {f"seconds/{part}" for part in grpo.PARTS} <= set(row)
 
 
 def test_every_component_reaches_the_trainer_and_the_total_is_theirs(trainer):
     trainer.train()
-    rows = [row for c in trainer.callback_handler.callbacks if isinstance(c, grpo.History) for row in c.rows]
+    row = rows_of(trainer)[0]
     first = trainer.environments[0]._breakdown
     assert first.accuracy == 1 and first.format == 1 and first.box_iou == 1 and first.evidence_mcc == 1
     # zoom on the region 0.2, all of the one useful page 0.1, labels right 0.3
     assert first.total == pytest.approx(0.6 + 0.1 + 0.3 * (0.2 + 0.1 + 0.3))
     km = haversine_km(39.47, -0.38, -33.45, -70.66)
-    assert trainer.environments[1]._breakdown.total == pytest.approx(0.6 * accuracy_reward(km) + 0.1)
-    assert trainer.environments[3]._breakdown.total == 0
+    guessed = 0.6 * accuracy_reward(km)
+    assert trainer.environments[1]._breakdown.total == pytest.approx(guessed + 0.1)
+    assert trainer.environments[3]._breakdown.total == pytest.approx(guessed + 0.1 * 0.8 - 0.3 * 0.05)
     totals = [e._breakdown.total for e in trainer.environments]
-    assert rows[0]["reward"] == pytest.approx(sum(totals) / 4, abs=1e-5)
+    assert row["reward"] == pytest.approx(sum(totals) / 4, abs=1e-5)
     for name in grpo.COMPONENTS:
         values = [getattr(e._breakdown, name) for e in trainer.environments]
-        assert rows[0][f"rewards/{name}/mean"] == pytest.approx(sum(values) / 4, abs=1e-5)
+        assert row[f"rewards/{name}/mean"] == pytest.approx(sum(values) / 4, abs=1e-5)
     assert trainer.environments[0]._finished.evidence == [EVIDENCE]
 
 
@@ -81,17 +101,92 @@ def test_only_tokens_the_model_wrote_are_trained_on(trainer):
         mask = (output["tool_mask"][row] * output["completion_mask"][row]).bool()
         written = trainer._tokenizer.decode(output["completion_ids"][row][mask].tolist())
         assert written == "".join(text + "<|im_end|>" for text in turns)
+        assert torch.all(output["advantages"][row][~mask] == 0)
 
 
-def test_advantages_favour_the_rollout_that_earned_more_and_weights_change(trainer):
-    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+def test_each_token_has_the_advantage_of_its_turn(trainer):
     trainer.train()
-    advantages = trainer.recorded[0]["advantages"]
-    totals = torch.tensor([e._breakdown.total for e in trainer.environments])
-    assert advantages.argsort().tolist() == totals.argsort().tolist()
-    torch.testing.assert_close(advantages, (totals - totals.mean()) / (totals.std() + 1e-4), atol=1e-3, rtol=1e-3)
-    changed = [name for name, value in trainer.model.named_parameters() if not torch.equal(before[name], value)]
-    assert any("language_model" in name for name in changed) and any("visual" in name for name in changed)
+    output, environments = trainer.recorded[0], trainer.environments
+    expected = turn_advantages([turn_rewards(e._breakdown) for e in environments], 4)
+    mask = (output["tool_mask"] * output["completion_mask"]).bool()
+    for row, (turns, values) in enumerate(zip(SCRIPTS, expected, strict=True)):
+        lengths = [len(trainer._tokenizer(text + "<|im_end|>")["input_ids"]) for text in turns]
+        wanted = torch.tensor(np.repeat(values, lengths), dtype=torch.float32)
+        torch.testing.assert_close(output["advantages"][row][mask[row]], wanted)
+    zoom, search, answer = expected[0]
+    assert zoom > answer > 0 and search > 0 > expected[3].max()
+
+
+def test_with_trajectory_credit_all_turns_of_a_rollout_share_trls_advantage(tmp_path):
+    trainer = scripted_trainer(tmp_path, credit="trajectory")
+    trainer.train()
+    totals = [e._breakdown.total for e in trainer.environments]
+    expected = torch.tensor(trajectory_advantages(totals, 4), dtype=torch.float32)
+    torch.testing.assert_close(trainer.recorded[0]["advantages"], expected, atol=1e-4, rtol=1e-4)
+
+
+def one_step(folder, scripts, weights, credit):
+    trainer = scripted_trainer(folder, scripts, weights, credit=credit)
+    trainer.args.max_grad_norm = 0
+    trainer.add_callback(kept := Gradients())
+    trainer.train()
+    return trainer, kept.found
+
+
+def by_hand(advantages, output):
+    """Gradient of -sum(A log p) / tokens for the untouched model; advantages (B, T)."""
+    model, _ = untrained()
+    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
+    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
+    pixels = {key: output[key] for key in ("pixel_values", "image_grid_thw", "mm_token_type_ids")}
+    logits = model(input_ids=ids, attention_mask=mask, **pixels).logits[:, output["prompt_ids"].shape[1] - 1 : -1]
+    logps = logits.log_softmax(-1).gather(-1, output["completion_ids"][..., None])[..., 0]  # (B, T)
+    written = output["completion_mask"] * output["tool_mask"]
+    (-(advantages * logps * written).sum() / written.sum()).backward()
+    return flat(model)
+
+
+@pytest.mark.parametrize("credit", ["turn", "trajectory"])
+@pytest.mark.parametrize("name", ALONE)
+def test_a_component_alone_gives_its_own_gradient(tmp_path, name, credit):
+    trainer, found = one_step(tmp_path, SCRIPTS, ALONE[name], credit)
+    reference = scripted_trainer(tmp_path / "all")  # scored by the usual weights
+    reference.train()
+    breakdowns = [e._breakdown for e in reference.environments]
+    output = trainer.recorded[0]
+    if credit == "trajectory":
+        values = trajectory_advantages([getattr(b, name) for b in breakdowns], 4)
+        advantages = torch.tensor(values)[:, None].expand(output["completion_ids"].shape)
+    else:
+        turns = [[turn.get(name, 0.0) for turn in b.per_turn] for b in breakdowns]
+        if name in ("accuracy", "format"):
+            turns = [[*[0.0] * (len(b.per_turn) - 1), getattr(b, name)] for b in breakdowns]
+        advantages = np.zeros(output["completion_ids"].shape)
+        written = (output["completion_mask"] * output["tool_mask"]).tolist()
+        for row, values in enumerate(turn_advantages(turns, 4)):
+            advantages[row] = grpo.spread(values, written[row], "p")
+        advantages = torch.tensor(advantages)
+    expected = by_hand(advantages, output)
+    assert torch.nn.functional.cosine_similarity(found, expected.float(), dim=0) > 0.995
+    assert found.norm() == pytest.approx(expected.norm().item(), rel=0.03)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_component_alone_ignores_what_the_others_earn(tmp_path, name):
+    trainer, found = one_step(tmp_path, ALIKE_IN[name], ALONE[name], "turn")
+    _, usual = one_step(tmp_path / "all", ALIKE_IN[name], Weights(), "turn")
+    assert found.abs().max() < 1e-9 and usual.norm() > 0.01
+
+
+def test_a_step_changes_language_model_and_vision_and_with_lora_only_adapters(tmp_path):
+    for rank in (0, 4):
+        trainer = scripted_trainer(tmp_path / str(rank), lora_rank=rank)
+        before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+        trainer.train()
+        changed = [name for name, value in trainer.model.named_parameters() if not torch.equal(before[name], value)]
+        assert any("language_model" in name for name in changed)
+        assert any("visual" in name for name in changed) == (rank == 0)
+        assert all("lora" in name for name in changed) == (rank > 0)
 
 
 def test_a_reward_that_is_not_a_number_stops_the_run_with_the_photo(trainer, monkeypatch):
@@ -107,20 +202,137 @@ def test_a_reward_that_is_not_a_number_stops_the_run_with_the_photo(trainer, mon
         trainer.train()
 
 
+def test_a_picture_that_gets_lost_stops_the_run_with_the_photo(trainer):
+    loop = trainer._tool_call_loop
+
+    def losing(*args):
+        *output, images = loop(*args)
+        return *output, [[] for _ in images]
+
+    trainer._tool_call_loop = losing
+    with pytest.raises(RuntimeError, match="photo-1: 62 image tokens, but 1 pictures with 48 features"):
+        trainer.train()
+
+
+def test_a_turn_the_log_does_not_know_stops_the_run_with_the_photo(trainer, monkeypatch):
+    real = grpo.assistant_turns
+    monkeypatch.setattr(grpo, "assistant_turns", lambda ids, mask: real(ids, mask)[-1:])
+    with pytest.raises(ValueError, match="photo photo-1: .* logged calls belong to none of the 1 turns"):
+        trainer.train()
+
+
+def test_a_turn_cut_off_ends_its_rollout_and_is_not_answered(tmp_path):
+    trainer = scripted_trainer(
+        tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, RIGHT], ["<think>Spain and on and on…"])
+    )
+    trainer.train()
+    assert [len(e._log) for e in trainer.environments] == [2, 0, 1, 0]
+    assert trainer.environments[3]._finished.end == "format" and trainer.environments[3]._breakdown.total == 0
+
+
+def test_a_tool_result_that_no_longer_fits_ends_its_rollout(tmp_path):
+    trainer = scripted_trainer(tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS]), max_completion_tokens=110)
+    trainer.train()
+    assert trainer.environments[0]._finished.answer is None and trainer.environments[1]._finished.end == "answered"
+
+
 def test_a_group_in_which_nobody_zooms_is_trained_on_as_well(trainer):
-    script(trainer, ([SEARCH, RIGHT], [GUESS], [SEARCH, GUESS], [SEARCH, SEARCH, RIGHT]))
+    script(trainer, ([SEARCH, RIGHT], [GUESS], [SEARCH, DOUBT], [SEARCH, SEARCH, RIGHT]))
     trainer.train()
     assert [len(e._log) for e in trainer.environments] == [1, 0, 1, 2]
     assert [e._log[-1].repeated for e in trainer.environments if e._log] == [False, False, True]
-    assert trainer.environments[0]._breakdown.trust > trainer.environments[2]._breakdown.trust == 0
+    assert trainer.environments[0]._breakdown.trust > 0 > trainer.environments[2]._breakdown.trust
 
 
-def test_turns_are_split_where_the_tool_mask_is_zero():
-    assert grpo.assistant_turns([5, 6, 7, 8, 9], [1, 1, 0, 0, 1]) == [[5, 6], [9]]
-    assert grpo.assistant_turns([], []) == []
-
-
-def test_too_few_photos_for_a_step_are_refused(tmp_path):
+def test_without_tools_there_is_one_turn(tmp_path):
     model, processor = untrained()
-    with pytest.raises(ValueError, match="1 photos for steps of 8"):
-        grpo.make_trainer(model, processor, [drawn_photo()], KnownSearch(), TINY, GrpoConfig(), tmp_path)
+    config = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, save_steps=0)
+    trainer = grpo.make_trainer(model, processor, [drawn_photo()], KnownSearch(), TINY, config, tmp_path, tools=())
+    script(trainer, ([KNOWN], [GUESS]))
+    trainer.train()
+    assert rows_of(trainer)[0]["calls/text"] == 0
+    assert trainer.environments[0]._breakdown.total == pytest.approx(0.7)
+
+
+def run(*program):
+    """A program of the tests in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, program)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+
+
+def test_a_group_split_over_two_processes_is_trained_on_alike(tmp_path, trainer):
+    trainer.add_callback(kept := Gradients())
+    trainer.train()
+    program = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "tests/grpo_scripts.py", tmp_path / "two.pt"]
+    done = run(*program)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = torch.load(tmp_path / "two.pt", weights_only=False)
+    alone = trainer.recorded[0]["advantages"]
+    for row, other in enumerate(itertools.chain(*two["advantages"])):
+        width = min(alone.shape[1], len(other))
+        torch.testing.assert_close(alone[row, :width], other[:width])
+        assert not alone[row, width:].any() and not other[width:].any()
+    assert torch.nn.functional.cosine_similarity(two["gradient"], kept.found, dim=0) > 0.999
+    assert two["gradient"].norm() == pytest.approx(kept.found.norm().item(), rel=0.02)
+    row = rows_of(trainer)[0]
+    for name in ("reward", "rewards/trust/mean", "calls/text", "turns/unreadable"):
+        assert two["row"][name] == pytest.approx(row[name])
+
+
+def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path):
+    assert run("tests/grpo_scripts.py", tmp_path / "killed", 2).returncode == -9
+    assert [row["step"] for row in read_rows(tmp_path / "killed/metrics.jsonl")] == [1, 2]
+    assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-1"]
+    rows, model = train_agent(tmp_path / "killed")
+    whole, other = train_agent(tmp_path / "whole")
+
+    def facts(rows):
+        timed = ("seconds/", "train_", "step_time", "profiling/")
+        return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows if "reward" in row]
+
+    assert [row["step"] for row in rows if "reward" in row] == [1, 2, 3]
+    assert facts(rows) == facts(whole) == facts(read_rows(tmp_path / "killed/metrics.jsonl"))
+    assert len({row["num_tokens"] for row in facts(whole)}) == 3 and any(row.get("grad_norm") for row in whole)
+    for (name, value), (_, expected) in zip(model.state_dict().items(), other.state_dict().items(), strict=True):
+        assert torch.equal(value, expected), name
+    assert not list((tmp_path / "killed").glob("checkpoint-*"))
+
+
+def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path):
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "settings.json").write_text(json.dumps({"seed": 1}))
+    assert grpo._interrupted(tmp_path, {"seed": 2}) is None and not (tmp_path / "checkpoint-1").exists()
+    (tmp_path / "checkpoint-4").mkdir()
+    assert grpo._interrupted(tmp_path, {"seed": 2}) == str(tmp_path / "checkpoint-4")
+
+
+def test_where_the_time_went_is_shares_of_the_steps_after_the_first():
+    row = {"seconds/step": 10.0, "seconds/generate": 6.0, "seconds/tools": 0.1, "seconds/own": 0.1}
+    rows = [row | {"seconds/step": 99.0, "num_tokens": 100.0}, row | {"num_tokens": 300.0}, row | {"num_tokens": 700.0}]
+    found = grpo.speed([*rows, {"train_loss": 0.0}], rollouts_per_step=64)
+    expected = {
+        "rollouts_per_s": 6.4,
+        "tokens_per_s": 30.0,
+        "generate": 0.6,
+        "tools": 0.01,
+        "own": 0.02,
+        "update": 0.38,
+    }
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "levels", "message"),
+    [
+        ({}, None, "1 photos for steps of 8"),
+        ({"prompts_per_step": 1, "credit": "token"}, None, "grpo.credit='token': choose one of turn, trajectory"),
+        ({"prompts_per_step": 1}, ["easy", "hard"], "2 levels for 1 photos"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(tmp_path, settings, levels, message):
+    model, processor = untrained()
+    with pytest.raises(ValueError, match=message):
+        grpo.make_trainer(
+            model, processor, [drawn_photo()], KnownSearch(), TINY, GrpoConfig(**settings), tmp_path, levels=levels
+        )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from reverse_lib.calls import ArgumentError, as_box
+from reverse_lib.calls import UNREADABLE, ArgumentError, as_box
 from reverse_lib.environment import (
     FULL,
     INTERFACES,
@@ -20,7 +20,9 @@ from reverse_lib.environment import (
     rollout,
     with_photo,
 )
+from reverse_lib.evaluation import narrate, to_frame
 from reverse_lib.photos import Photo
+from reverse_lib.rewards import score
 from reverse_lib.trajectory import TOOLS, Trajectory, load_trajectories, save_trajectories
 
 
@@ -176,11 +178,40 @@ def test_rollouts_end_as_answered_format_or_budget(search):
     progress = []
     records = rollout(agent, photos, search, budgets=Budgets(turns=4), batch_size=2, progress=progress.append)
     assert [record.end for record in records] == ["answered", "format", "budget"] * 2
-    assert [len(record.steps) for record in records] == [2, 1, 4] * 2
+    assert [len(record.steps) for record in records] == [2, 4, 4] * 2
     assert [record.photo_id for record in records] == [one.photo_id for one in photos]
     assert records[2].steps[3].observation is None and records[2].answer is None
     assert all(record.agent == "scripted" for record in records)
     assert max(agent.batches) == 2 and sum(progress) == 6
+
+
+def test_a_turn_that_cannot_be_read_is_answered_counted_and_paid_for(search):
+    broken = "<think>Hm.</think><tool_call>{</tool_call>"
+    agent = Scripted(("<think>Hm.</think>", broken, call_text(TEXT, query="a"), ANSWER))
+    (record,) = rollout(agent, [photo("p0")], search)
+    seen = [step.observation for step in record.steps]
+    assert [one and one.tool for one in seen] == [UNREADABLE, UNREADABLE, TEXT, None]
+    assert [one.status for one in seen[:3]] == ["model_error", "model_error", "ok"]
+    assert "action_missing" in seen[0].text and "tool_call_json" in seen[1].text
+    told = [message["content"][0]["text"] for message in agent.seen[-1][1] if message["role"] == "tool"]
+    assert told[:2] == [seen[0].text, seen[1].text]
+    assert record.end == "answered" and score(record).errors == pytest.approx(-0.1)
+    assert Trajectory.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+    assert to_frame([record])["unreadable"].item() == 2
+    assert any("is told: Error" in line for line in narrate(record))
+
+
+def test_an_answer_out_of_the_grammar_is_told_so_and_can_be_given_again(search):
+    agent = Scripted(("<think>Sure.</think><answer>Spain</answer>", ANSWER))
+    (record,) = rollout(agent, [photo("p0")], search)
+    assert "answer_invalid" in record.steps[0].observation.text and record.answer.city == "Valencia"
+
+
+def test_turns_that_cannot_be_read_use_up_the_budget(search):
+    agent = Scripted(("Hm.",))
+    (record,) = rollout(agent, [photo("p0")], search, budgets=Budgets(turns=3))
+    assert len(record.steps) == 3 and record.end == "format"
+    assert [step.observation and "answer now" in step.observation.text for step in record.steps] == [False, True, None]
 
 
 def test_a_batch_changes_nothing_and_a_freed_place_is_taken_at_once(search):

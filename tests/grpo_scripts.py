@@ -1,0 +1,113 @@
+"""GRPO with scripted generations, in this process or, run as a program, in several: see test_grpo.py.
+
+`python -m torch.distributed.run --nproc_per_node 2 tests/grpo_scripts.py OUT.pt` trains one step on one group that is
+split over the processes, and saves advantages and gradient. `python tests/grpo_scripts.py FOLDER STEP` trains a real
+agent in FOLDER and kills itself when step STEP is logged.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from models import BROKEN, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, drawn_photo, untrained
+from transformers import TrainerCallback
+
+from reverse_lib import grpo, policy
+from reverse_lib.environment import TINY
+from reverse_lib.profiles import GrpoConfig
+from reverse_lib.sft import History
+
+SCRIPTS = ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, RIGHT], [BROKEN, GUESS])
+AGENT = Path(__file__).parent.parent / "data/models/agent"
+
+
+def scripted_trainer(folder, scripts=SCRIPTS, weights=None, lora_rank=0, photo=None, **settings):
+    """A trainer on one photo whose rollout i writes scripts[i]; what each step is trained on is kept in `.recorded`."""
+    model, processor = untrained()
+    if lora_rank:
+        model = policy.with_lora(model, lora_rank)
+    config = dict(steps=1, prompts_per_step=1, group_size=len(scripts), learning_rate=1e-3, save_steps=0)
+    config = GrpoConfig(**config | dict(max_completion_tokens=600) | settings)
+    photo = photo or drawn_photo()
+    trainer = grpo.make_trainer(model, processor, [photo], KnownSearch(), TINY, config, folder, weights=weights)
+    trainer.recorded = []
+    script(trainer, scripts)
+    score = trainer._generate_and_score_completions
+
+    def recording(inputs):
+        trainer.recorded.append(score(inputs))
+        return trainer.recorded[-1]
+
+    trainer._generate_and_score_completions = recording
+    return trainer
+
+
+def script(trainer, scripts):
+    """Let rollout i write scripts[i], turn by turn, instead of sampling."""
+    alive: list = []
+
+    def generate(prompt_ids, images, fields, num_generations, has_tool_images=False):
+        nonlocal alive
+        if num_generations > 1:
+            first = trainer.accelerator.process_index * len(prompt_ids)
+            alive = [(list(turns), 0) for turns in scripts[first : first + len(prompt_ids)]]
+        texts = [turns[k] for turns, k in alive]
+        alive = [(turns, k + 1) for turns, k in alive if k + 1 < len(turns)]
+        ends = ["" if text.endswith("…") else "<|im_end|>" for text in texts]
+        return [trainer._tokenizer(text + end)["input_ids"] for text, end in zip(texts, ends, strict=True)], None
+
+    trainer._generate_single_turn = generate
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradient of the language model before the first step."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.found = flat(model)
+
+
+def flat(model):
+    return torch.cat([p.grad.flatten() for name, p in model.named_parameters() if "language_model" in name]).clone()
+
+
+def rows_of(trainer) -> list[dict]:
+    """What was logged."""
+    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, History)).rows
+
+
+def train_agent(folder, on_row=None) -> tuple[list[dict], torch.nn.Module]:
+    """Three real steps of the shipped agent on two drawn photos."""
+    torch.set_num_threads(1)
+    model, processor = policy.load_model(AGENT, train_vision=False), policy.load_processor(AGENT)
+    photos = [drawn_photo("photo-1"), drawn_photo("photo-2")]
+    config = GrpoConfig(
+        steps=3, prompts_per_step=1, group_size=4, max_turn_tokens=160, learning_rate=1e-3, save_steps=1
+    )
+    settings = dict(seed=5, on_row=on_row, levels=["easy", "hard"])
+    rows = grpo.train(model, processor, photos, KnownSearch(), TINY, config, folder, **settings)
+    return rows, model
+
+
+def kill_at(step: int):
+    """An `on_row` that ends the process at once."""
+
+    def on_row(row):
+        if row["step"] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return on_row
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        train_agent(Path(sys.argv[1]), kill_at(int(sys.argv[2])))
+    else:
+        out = Path(sys.argv[1])
+        trainer = scripted_trainer(out.with_suffix(""))
+        trainer.add_callback(kept := Gradients())
+        trainer.train()
+        advantages = trainer.accelerator.gather_for_metrics([trainer.recorded[0]["advantages"]], use_gather_object=True)
+        if trainer.accelerator.is_main_process:
+            torch.save({"advantages": list(advantages), "gradient": kept.found, "row": rows_of(trainer)[0]}, out)

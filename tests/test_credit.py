@@ -1,0 +1,135 @@
+"""Advantages by turn: the four properties an estimator of this kind must have, and its sums."""
+
+import numpy as np
+import pytest
+
+from reverse_lib.credit import (
+    EPSILON,
+    assistant_turns,
+    returns_to_go,
+    spread,
+    trajectory_advantages,
+    turn_advantages,
+    turn_rewards,
+)
+from reverse_lib.rewards import Breakdown, Weights
+
+
+def broken_down(per_turn, accuracy=1.0, form=1.0, weights=None):
+    weights = weights or Weights()
+    process = float(np.clip(sum(sum(turn.values()) for turn in per_turn), -0.5, 1))
+    total = weights.accuracy * accuracy + weights.format * form + weights.process * process
+    return Breakdown(accuracy, form, 0, 0, 0, 0, process, total, per_turn)
+
+
+def test_turn_rewards_sum_to_the_total_and_pay_the_last_turn_for_the_answer():
+    found = turn_rewards(broken_down([{"look": 0.2}, {"query": 0.1, "error": -0.05}, {"trust": 0.3}], accuracy=0.5))
+    np.testing.assert_allclose(found, [0.06, 0.015, 0.09 + 0.3 + 0.1])
+
+
+@pytest.mark.parametrize("step", [0.5, -0.4])
+def test_what_is_earned_beyond_the_clip_pays_nothing(step):
+    breakdown = broken_down([{"trust": step}] * 4)
+    rewards = turn_rewards(breakdown)
+    assert rewards.sum() == pytest.approx(breakdown.total)
+    assert rewards[2] == 0 and rewards[0] == pytest.approx(0.3 * step)
+
+
+def test_a_rollout_without_turns_earns_nothing():
+    assert turn_rewards(broken_down([])).shape == (0,)
+    assert turn_advantages([[], [1.0]], 2)[0].shape == (0,)
+
+
+def test_returns_to_go_discount_what_comes_later():
+    np.testing.assert_allclose(returns_to_go([1, 2, 4]), [7, 6, 4])
+    np.testing.assert_allclose(returns_to_go([1, 2, 4], gamma=0.5), [3, 4, 4])
+
+
+def test_with_one_turn_each_it_is_grpos_advantage_times_g_over_g_minus_1():
+    totals = np.random.default_rng(0).random(12)
+    found = np.concatenate(turn_advantages([[t] for t in totals], group_size=4))
+    np.testing.assert_allclose(found, trajectory_advantages(totals, 4) * 4 / 3)
+    by_hand = (totals[:4] - totals[:4].mean()) / (totals[:4].std(ddof=1) + EPSILON)
+    np.testing.assert_allclose(trajectory_advantages(totals, 4)[:4], by_hand)
+
+
+@pytest.mark.parametrize("lengths", [(2, 2, 2, 2), (1, 2, 3, 5)])
+def test_equal_rewards_at_the_end_give_zero_however_long_the_rollouts_are(lengths):
+    rewards = [[0.0] * (n - 1) + [0.7] for n in lengths]
+    assert all(np.allclose(one, 0) for one in turn_advantages(rewards, 4))
+
+
+def test_only_turns_before_the_difference_are_credited():
+    early, late = turn_advantages([[0.3, 0.0, 0.5], [0.0, 0.0, 0.5]], 2)
+    assert early[0] > 0 > late[0]
+    np.testing.assert_allclose([early[1:], late[1:]], 0)
+
+
+def bandit(generator, groups, size):
+    """Turn 1: go on (with p) or stop; turn 2: left (with q) or right. Returns choices and rewards of the turns."""
+    p, q = 0.6, 0.3
+    goes, left = generator.random((groups, size)) < p, generator.random((groups, size)) < q
+    rewards = [
+        [0.2, 1.0 if second else 0.1] if first else [0.5]
+        for first, second in zip(goes.ravel(), left.ravel(), strict=True)
+    ]
+    return goes.ravel(), left.ravel(), rewards, (p, q)
+
+
+def gradients(generator, groups=60_000, size=4):
+    """Estimates, one a group, of the gradient of the expected reward in the two logits; (groups, 2)."""
+    goes, left, rewards, (p, q) = bandit(generator, groups, size)
+    advantages = turn_advantages(rewards, size, scale=False)
+    found = np.zeros((len(rewards), 2))
+    for i, advantage in enumerate(advantages):
+        found[i, 0] = (goes[i] - p) * advantage[0]
+        found[i, 1] = (left[i] - q) * advantage[1] if goes[i] else 0.0
+    return found.reshape(groups, size, 2).mean(1)
+
+
+def test_the_gradient_of_a_two_turn_bandit_is_the_analytic_one():
+    estimates = gradients(np.random.default_rng(0))
+    p, q = 0.6, 0.3
+    going = 0.2 + q * 1.0 + (1 - q) * 0.1
+    analytic = np.array([p * (1 - p) * (going - 0.5), p * q * (1 - q) * (1.0 - 0.1)])
+    error = estimates.std(0) / np.sqrt(len(estimates))
+    assert np.all(np.abs(estimates.mean(0) - analytic) < 4 * error) and np.all(error < 0.1 * np.abs(analytic))
+
+
+def test_standing_in_with_the_last_turn_is_less_noisy_than_counting_a_finished_rollout_as_zero():
+    goes, left, rewards, (p, q) = bandit(np.random.default_rng(1), 20_000, 4)
+    returns = np.array([(list(returns_to_go(one)) + [0.0])[:2] for one in rewards]).reshape(-1, 4, 2)
+    zeros = (returns - (returns.sum(1, keepdims=True) - returns) / 3)[..., 1].ravel()
+    ours = np.array([one[1] if len(one) > 1 else 0.0 for one in turn_advantages(rewards, 4, scale=False)])
+    score = (left - q) * goes
+    assert (score * ours).mean() == pytest.approx((score * zeros).mean(), abs=0.005)
+    assert (score * ours).var() < 0.8 * (score * zeros).var()
+
+
+def test_groups_do_not_see_each_other():
+    generator = np.random.default_rng(2)
+    rewards = [generator.random(generator.integers(1, 5)).tolist() for _ in range(8)]
+    together = turn_advantages(rewards, 4)
+    apart = turn_advantages(rewards[:4], 4) + turn_advantages(rewards[4:], 4)
+    assert all(np.array_equal(a, b) for a, b in zip(together, apart, strict=True))
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, 2), (4, 1)])
+def test_rollouts_that_are_no_whole_groups_are_refused(count, size):
+    with pytest.raises(ValueError, match=f"{count} rollouts in groups of {size}"):
+        turn_advantages([[1.0]] * count, size)
+
+
+def test_turns_are_split_where_the_mask_is_zero():
+    assert assistant_turns([5, 6, 7, 8, 9], [1, 1, 0, 0, 1]) == [[5, 6], [9]]
+    assert assistant_turns([], []) == []
+
+
+def test_every_token_of_a_turn_gets_its_value():
+    np.testing.assert_array_equal(spread([2.0, -1.0], [0, 1, 1, 0, 0, 1, 0], "p"), [0, 2, 2, 0, 0, -1, 0])
+    assert spread([], [0, 0], "p").tolist() == [0, 0]
+
+
+def test_turns_that_are_not_those_of_the_log_stop_with_the_photos_name():
+    with pytest.raises(RuntimeError, match="photo-7: the log has 1 turns, the tokens 2"):
+        spread([1.0], [1, 0, 1], "photo-7")
