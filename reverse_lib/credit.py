@@ -79,11 +79,12 @@ def turn_advantages(
     returns = [returns_to_go(one, gamma) for one in rewards]
     advantages = []
     for start in range(0, len(returns), group_size):
-        advantages += _of_group(returns[start : start + group_size], scale)
+        advantages += group_advantages(returns[start : start + group_size], scale)
     return advantages
 
 
-def _of_group(returns: Sequence[np.ndarray], scale: bool) -> list[np.ndarray]:
+def group_advantages(returns: Sequence[np.ndarray], scale: bool = True) -> list[np.ndarray]:
+    """The advantages of one group's turns, from their returns-to-go; see `turn_advantages`."""
     filled = [one if len(one) else np.zeros(1) for one in returns]
     longest = max(len(one) for one in filled)
     padded = np.array([np.pad(one, (0, longest - len(one)), "edge") for one in filled])  # (G, longest)

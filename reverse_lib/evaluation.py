@@ -164,6 +164,48 @@ def summarize(frame: pd.DataFrame, seed: int = 0, samples: int = 2000) -> pd.Dat
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric").astype({"n": int})
 
 
+def compare(
+    before: pd.DataFrame | Sequence[pd.DataFrame],
+    after: pd.DataFrame | Sequence[pd.DataFrame],
+    metrics: Sequence[str] = METRICS,
+    seed: int = 0,
+    samples: int = 2000,
+) -> pd.DataFrame:
+    """What changed between two runs on the same photos: the mean difference with its paired 95 % bootstrap interval.
+
+    A photo's differences over several pairs of runs (training seeds) are averaged first; photos are then drawn with
+    replacement, so the interval tells of other photos, not of other seeds.
+
+    Args:
+        before: The table of `evaluate`, or one a seed.
+        after: As many tables, of the same photos.
+        metrics: Names out of METRICS; "median_km" becomes the mean difference of the errors in km.
+        seed: Of the resampling.
+        samples: Bootstrap resamples.
+
+    Returns:
+        Index metric; columns value, low, high (after minus before), n (photos on which both are known), shown (whether
+        the interval leaves out 0).
+
+    Raises:
+        ValueError: The tables are not of the same photos, or not as many.
+    """
+    pairs = [(before, after)] if isinstance(before, pd.DataFrame) else list(zip(before, after, strict=True))
+    ids = sorted(pairs[0][0]["photo_id"])
+    if any(sorted(frame["photo_id"]) != ids for pair in pairs for frame in pair):
+        raise ValueError("compare: the tables are not of the same photos; evaluate both runs on one list of photos")
+    known = [[per_photo(frame.sort_values("photo_id")) for frame in pair] for pair in pairs]
+    rows = {}
+    for name in metrics:
+        differences = np.array([new[name] - old[name] for old, new in known])  # (seeds, photos)
+        counted = np.isfinite(differences)
+        mean = np.where(counted, differences, 0).sum(0) / np.maximum(counted.sum(0), 1)
+        mean = mean[counted.any(0)]
+        rows[name] = {**_interval(mean, np.mean, np.random.default_rng(seed), samples), "n": len(mean)}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric").astype({"n": int})
+    return table.assign(shown=(table["low"] > 0) | (table["high"] < 0))
+
+
 def per_photo(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """The number each photo puts into each metric: arrays of shape (photos,), NaN where a metric doesn't apply."""
     km = frame["km"].to_numpy(float)

@@ -270,7 +270,9 @@ class Agent:
         self.model.eval()
         inputs = encode(self.processor, conversations, self.tools).to(self.model.device)
         sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
-        ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, **sampling)
+        # a picture's placeholder that the model wrote itself would have no picture when the turn is read again
+        unwritten = [self.processor.image_token_id, self.processor.video_token_id]
+        ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, suppress_tokens=unwritten, **sampling)
         self.model.train(was_training)
         written = ids[:, inputs["input_ids"].shape[1] :]  # (B, T)
         return [decode_turn(self.processor.tokenizer, row.tolist()) for row in written]

@@ -77,6 +77,7 @@ class GrpoConfig:
     beta: float = 0.0  # weight of the KL term
     max_completion_tokens: int = 896  # of one rollout, tool results and images included
     max_turn_tokens: int = 320  # of one turn
+    judged_photos: int = 300  # test-new photos on which notebook 04 compares before and after
     save_steps: int = 10  # a checkpoint to continue from every so many steps; 0 keeps none
 
 
@@ -147,7 +148,7 @@ _SMOKE = Profile(
     annotation=AnnotationConfig(photos=24),
     direct=SftConfig(samples=16, batch_size=4, minutes=0.25),
     coldstart=SftConfig(samples=16, batch_size=4, minutes=0.25),
-    grpo=GrpoConfig(steps=2, prompts_per_step=1, group_size=4),
+    grpo=GrpoConfig(steps=2, prompts_per_step=1, group_size=4, judged_photos=8),
     evaluation=EvaluationConfig(photos=8, batch_size=8, bootstrap=200),
 )
 _GPU = Profile(

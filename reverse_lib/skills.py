@@ -224,7 +224,9 @@ class SkillDrills:
         if trusted:
             row = trusted[0].row
             answer = Answer(row.country, row.names[0] if by_look else name, *map(float, row.position.split(", ")))
-            turn = format_turn(f"{think} {self._say('use', i=row.number, p=row.position)}", useful, answer=answer)
+            turn = format_turn(
+                f"{think} {self._say('use', i=row.number, t=row.title, p=row.position)}", useful, answer=answer
+            )
         elif by_look:
             answer = Answer(country.name, country.city, country.lat, country.lon)
             turn = format_turn(f"{think} {self._say('none')}", useful, answer=answer)

@@ -33,14 +33,15 @@ WORDINGS = {
     "see": ("A {k}.", "I see a {k}.", "There is a {k}."),
     "reads": ("It reads {n}.",),
     "none": ("None.", "None fits.", "No match."),
-    "use": ("Use [{i}]: {p}",),
+    "use": ("Use [{i}] {t}: {p}",),
     "follow": ("Search [{i}].", "Follow [{i}]."),
     "check": ("[{i}] fits. Check.", "Check [{i}]."),
-    "keep": ("Keep {p}.", "It was {p}."),
+    "keep": ("Keep {t}: {p}", "It was {t}: {p}"),
     "down": ("No search.",),
 }
 """Every phrase but the verdicts, and the ways of saying it: c country, k kind of region, n name, i number of a
-result, p position. One token a word, so words are few."""
+result, t its title, p position. One token a word, so words are few. A result is used by quoting its line, the way a
+small model copies best: quoting the number alone, it took another result's position in two answers of five."""
 
 ZOOM, IMAGE, TEXT = "image_zoom_in_tool", "image_search_tool", "text_search_tool"
 MAX_CALLS = 6
@@ -365,12 +366,12 @@ def _after_extra(plan: Plan, extra: Look, text: str, verdicts: list[Verdict], ea
     think, useful = _listed(verdicts, say(words, "none" if searched else "down")), [] if searched else None
     if earlier is None:
         return _fall_back(plan, think, useful)
-    think = f"{think} {say(words, 'keep', p=earlier.row.position)}"
+    think = f"{think} {say(words, 'keep', t=earlier.row.title, p=earlier.row.position)}"
     return format_turn(think, useful, answer=_answer(plan, earlier, extra.name))
 
 
 def _answered(plan: Plan, verdicts: Sequence[Verdict], best: Verdict, name: str, words) -> str:
-    think = _listed(verdicts, say(words, "use", i=best.row.number, p=best.row.position))
+    think = _listed(verdicts, say(words, "use", i=best.row.number, t=best.row.title, p=best.row.position))
     return format_turn(think, _useful(verdicts), answer=_answer(plan, best, name))
 
 

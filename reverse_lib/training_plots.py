@@ -11,8 +11,21 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.patches import Rectangle
 
-from reverse_lib.plots import MUTED, SERIES, STYLE, Plot, in_plain_words, new_figure, series_colours, show_image
+from reverse_lib.plots import (
+    GRID,
+    INK,
+    MUTED,
+    SERIES,
+    STYLE,
+    Plot,
+    in_plain_words,
+    new_figure,
+    series_colours,
+    show_image,
+)
+from reverse_lib.trajectory import TOOLS
 
 
 @matplotlib.rc_context(STYLE)
@@ -107,37 +120,39 @@ def patch_grid(images: Sequence, token_px: int = 32) -> Plot:
 
 
 @matplotlib.rc_context(STYLE)
-def group_figure(group: Sequence, scores: Sequence, columns: int = 4) -> Plot:
-    """A group of rollouts side by side: what each turn earned, and the rollout's advantage.
+def group_figure(group: Sequence, rewards: Sequence[Sequence[float]], advantages: Sequence[Sequence[float]]) -> Plot:
+    """A group of rollouts as rows, their turns as cells: what each turn did and earned, and how it will be pushed.
 
     Args:
         group: Trajectories on one photo.
-        scores: Their `rewards.Breakdown`s.
-        columns: Panels in a row.
+        rewards: What each turn of each rollout earned (`credit.turn_rewards`).
+        advantages: Of each turn (`credit.turn_advantages`); blue turns become more likely, orange ones less.
     """
-    totals = np.array([s.total for s in scores])
-    advantages = (totals - totals.mean()) / (totals.std(ddof=1) + 1e-4) if len(totals) > 1 else totals * 0
-    rows = -(-len(group) // columns)
-    figure = new_figure(3.1 * columns, 2.3 * rows + 0.5)
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
-    parts = ("look", "query", "trust", "error")
-    for panel, breakdown, trajectory, advantage in zip(panels, scores, group, advantages, strict=False):
-        turns = np.arange(1, len(breakdown.per_turn) + 1)
-        base = np.zeros(len(turns))
-        for part, colour in zip(parts, SERIES, strict=False):
-            values = np.array([turn[part] for turn in breakdown.per_turn])
-            panel.bar(turns, values, 0.6, bottom=base, color=colour, label=part)
-            base = base + np.maximum(values, 0)
-        calls = [
-            turn.tool_call.name.split("_")[1 if "zoom" in turn.tool_call.name else 0] if turn.tool_call else "answer"
-            for turn in trajectory.turns()
-        ]
-        panel.set_xticks(turns, calls, fontsize=8)
-        where = f"{trajectory.km:,.0f} km" if trajectory.km is not None else trajectory.end
-        colour = SERIES[0] if advantage > 0 else SERIES[1]
-        panel.set_title(f"{where} · R {breakdown.total:.2f} · A {advantage:+.1f}", fontsize=9, color=colour)
-    for panel in panels[len(group) :]:
-        panel.set_visible(False)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle("What each turn earned, in one group", x=0.01, ha="left", fontweight="bold")
+    longest = max(1, *(len(one) for one in rewards))
+    figure = new_figure(2.6 + 1.35 * longest, 0.9 + 0.62 * len(group))
+    axes = figure.subplots()
+    colours = matplotlib.colors.LinearSegmentedColormap.from_list("pushed", (SERIES[1], "white", SERIES[0]))
+    shade = matplotlib.colors.Normalize(-2, 2, clip=True)
+    for row, (trajectory, earned, pushed) in enumerate(zip(group, rewards, advantages, strict=True)):
+        for k, (turn, reward, advantage) in enumerate(zip(trajectory.turns(), earned, pushed, strict=True)):
+            face = colours(shade(advantage))
+            axes.add_patch(Rectangle((k + 0.03, row + 0.06), 0.94, 0.88, facecolor=face, edgecolor=GRID))
+            ink = "white" if abs(advantage) > 1.4 else INK
+            words = f"{_what(turn)}\nr {reward:+.2f}   A {advantage:+.1f}"
+            axes.text(k + 0.5, row + 0.5, words, ha="center", va="center", fontsize=8, color=ink)
+        end = f"{trajectory.km:,.0f} km" if trajectory.km is not None else f"no answer ({trajectory.end})"
+        axes.text(-0.08, row + 0.5, f"{end}\nR {sum(earned):.2f}", ha="right", va="center", fontsize=8.5, color=INK)
+    axes.set(xlim=(0, longest), ylim=(len(group), 0), yticks=[])
+    axes.set_xticks(np.arange(longest) + 0.5, [f"turn {k + 1}" for k in range(longest)])
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    figure.suptitle("Reward r and advantage A of each turn", x=0.01, ha="left", fontweight="bold")
     return figure
+
+
+def _what(turn) -> str:
+    """What a turn did, in a word or two."""
+    if turn.tool_call is not None:
+        return {TOOLS[0]: "zoom", TOOLS[1]: "image search", TOOLS[2]: "text search"}[turn.tool_call.name]
+    return "answer" if turn.answer is not None else "unreadable"

@@ -14,7 +14,10 @@ from reverse_lib.trajectory import ToolCall, format_turn
 PHOTO = Photo("photo-1", None, 39.47, -0.38, "Spain", "Valencia", ((100, 200, 300, 400),))
 ZOOM = format_turn("Spain? A sign.", tool_call=ToolCall("image_zoom_in_tool", {"bbox_2d": [100, 200, 300, 400]}))
 SEARCH = format_turn("It reads Valencia.", tool_call=ToolCall("text_search_tool", {"query": "Valencia Spain"}))
-TRUST = "<think>[1] Valencia, Chile~+~ [2] Valencia, Spain+++ Use [2]: 39.47, -0.38</think><useful>[2]</useful>"
+TRUST = (
+    "<think>[1] Valencia, Chile~+~ [2] Valencia, Spain+++ Use [2] Valencia, Spain: 39.47, -0.38</think>"
+    "<useful>[2]</useful>"
+)
 RIGHT = TRUST + "<answer>Spain, Valencia, 39.47, -0.38</answer>"
 GUESS = "<think>Chile? Nothing to read.</think><answer>Chile, Santiago, -33.45, -70.66</answer>"
 BROKEN = '<think>Spain?</think><tool_call>{"name": "image_zoom_in_tool", "arguments": </tool_call>'

@@ -14,6 +14,7 @@ from reverse_lib.cache import SearchCache
 from reverse_lib.environment import TINY
 from reverse_lib.policy import load_interface
 from reverse_lib.runner import NotebookError, run
+from reverse_lib.sft import read_rows
 from reverse_lib.trajectory import load_trajectories
 
 NEEDS = {
@@ -125,11 +126,18 @@ def check_grpo(metrics, folder):
     assert metrics["steps"] == 2 and metrics["changed_parameters"] > 40
     components = ("reward", "accuracy", "format", "look", "query", "trust", "errors")
     assert metrics["logged"] == sorted(f"rewards/{name}/mean" for name in components)
-    assert metrics["total_is_weighted_sum"] is True and metrics["tokens_per_s"] > metrics["rollouts_per_s"] > 0
-    gain = metrics["greedy_reward"]["gain"]
-    assert gain["low"] <= gain["value"] <= gain["high"]
-    difference = metrics["greedy_reward"]["after"] - metrics["greedy_reward"]["before"]
-    assert gain["value"] == pytest.approx(difference, abs=1e-9)
+    assert metrics["total_is_weighted_sum"] is True and metrics["turns_sum_to_total"] is True
+    assert metrics["credit_differs"] > 0
+    speed = metrics["speed"]
+    assert speed["tokens_per_s"] > speed["rollouts_per_s"] > 0
+    assert (
+        speed["generate"] + speed["own"] + speed["update"] == pytest.approx(1) and speed["tools"] < speed["own"] < 0.2
+    )
+    gain = metrics["gains"]["reward"]
+    assert gain["low"] <= gain["value"] <= gain["high"] and gain["n"] == metrics["photos"] == 8
+    assert gain["value"] == pytest.approx(metrics["after"]["reward"] - metrics["before"]["reward"], abs=1e-9)
+    rows = read_rows(folder / "checkpoints" / "grpo" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "reward" in row] == [1, 2]
     for name in ("group", "curves", "before_after"):
         assert Image.open(folder / "figures" / f"04_{name}.png").width > 600
 

@@ -8,7 +8,7 @@ from models import BROKEN, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, Scripted, dr
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention, Qwen3VLVisionPatchEmbed
 
 from reverse_lib import policy, sft
-from reverse_lib.environment import TINY, GeoEnvironment, conversation, initial_messages, rollout, with_photo
+from reverse_lib.environment import TINY, Budgets, GeoEnvironment, conversation, initial_messages, rollout, with_photo
 from reverse_lib.profiles import SftConfig
 from reverse_lib.trajectory import Trajectory
 
@@ -285,5 +285,16 @@ def test_right_padded_rows_give_the_same_loss_and_gradients_without_a_mask(made)
     assert torch.nn.functional.cosine_similarity(quick.flatten(), usual.flatten(), dim=0) > 0.99
 
 
-def test_a_broken_call_is_plain_text_to_the_rollout():
-    assert rollout(Scripted([BROKEN]), [drawn_photo()], KnownSearch())[0].end == "format"
+def test_an_agent_never_writes_the_placeholder_of_a_picture():
+    model, processor = untrained()
+    wanted = torch.zeros(model.lm_head.out_features)
+    wanted[[processor.image_token_id, processor.video_token_id]] = 1e4
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + wanted)
+    agent = policy.Agent(model, processor, TINY, max_new_tokens=4)
+    (record,) = rollout(agent, [drawn_photo()], KnownSearch(), budgets=Budgets(turns=2))
+    assert len(record.steps) == 2 and not any("_pad|>" in step.text for step in record.steps)
+
+
+def test_a_broken_call_is_told_so_in_the_rollout():
+    record = rollout(Scripted([BROKEN, GUESS]), [drawn_photo()], KnownSearch())[0]
+    assert record.end == "answered" and "tool_call_json" in record.steps[0].observation.text

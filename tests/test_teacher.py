@@ -41,7 +41,7 @@ def test_its_turns_have_exactly_the_small_models_words(faultless):
     tails = {
         rf"{one_of('guess', c='[^?.]+')} (?:{first})",
         r"It reads [^\[\]+~<>]+\.",
-        rf"{results}(?:Use \[\d\]: {position}|{one_of('none')})",
+        rf"{results}(?:Use \[\d\] [^\[\]]+?: {position}|{one_of('none')})",
     }
     for trajectory in faultless:
         for turn in trajectory.turns():
@@ -88,7 +88,7 @@ def test_flags_and_verdicts_say_the_truth_and_the_answer_copies_the_first_truste
                 checked += 1
             if turn.useful:
                 first = step.observation.results[turn.useful[0] - 1]
-                assert f"Use [{turn.useful[0]}]: {first['snippet']}" in turn.think
+                assert f"Use [{turn.useful[0]}] {first['title']}: {first['snippet']}" in turn.think
                 lat, lon = map(float, first["snippet"].split(", "))
                 assert (turn.answer.lat, turn.answer.lon) == (lat, lon)
                 assert (turn.answer.country, turn.answer.city) == (photo.place.country, photo.place.name)
@@ -242,7 +242,7 @@ def test_a_check_asks_in_another_way_and_the_answer_quotes_what_was_seen_last(wo
         position = f"{turns[-1].answer.lat:.2f}, {turns[-1].answer.lon:.2f}"
         if turns[-1].useful:
             assert last[turns[-1].useful[0] - 1]["snippet"] == position
-            assert f"Use [{turns[-1].useful[0]}]: {position}" in turns[-1].think
+            assert f"Use [{turns[-1].useful[0]}] " in turns[-1].think and turns[-1].think.endswith(f": {position}")
         else:
             kept += 1
             assert earlier[turns[-2].useful[0] - 1]["snippet"] == position
@@ -287,12 +287,12 @@ def test_its_trajectories_survive_a_file_and_render_as_conversations(world, phot
 
 
 def test_symbols_are_written_out_for_people():
-    think = "[1] Valencia, Chile~+~ [2] Valencia, Spain+++ [3] Football shirt, Brazil~~~ Use [2]: 39.47, -0.38"
+    think = "[1] Valencia, Chile~+~ [2] Valencia, Spain+++ [3] Football shirt, Brazil~~~ Use [2] Valencia, Spain: 39, 0"
     assert in_words(think).splitlines() == [
         "[1] Valencia, Chile — country ✗, name ✓ → not trusted",
         "[2] Valencia, Spain — country ✓, name ✓ → trusted",
         "[3] Football shirt, Brazil — country ✗, name ✗ → not trusted",
-        "Use [2]: 39.47, -0.38",
+        "Use [2] Valencia, Spain: 39, 0",
     ]
     assert in_words("[1] Vigo, Spain++~ None.").splitlines()[1] == "None."
 
@@ -304,7 +304,7 @@ def test_every_wording_is_used(world):
     thinks = " ".join(turn.think for row in rows for turn in row.turns())
     for phrase, wordings in WORDINGS.items():
         for wording in wordings:
-            pattern = re.escape(wording.format(c="@", k="@", n="@", i="@", p="@")).replace("@", r"[\w, .-]+?")
+            pattern = re.escape(wording.format(c="@", k="@", n="@", i="@", t="@", p="@")).replace("@", r"[^\[\]]+?")
             assert re.search(rf"(?:^|(?<= )){pattern}(?: |$)", thinks), (phrase, wording)
 
 
@@ -312,7 +312,7 @@ def test_a_phrase_is_said_in_one_of_its_wordings():
     rng = stream("say")
     said = {say(rng, "guess", c="Chile") for _ in range(50)}
     assert said == {"Chile?", "Maybe Chile.", "Looks like Chile."}
-    assert say(rng, "use", i=2, p="39.47, -0.38") == "Use [2]: 39.47, -0.38"
+    assert say(rng, "use", i=2, t="Vigo, Spain", p="42.2, -8.7") == "Use [2] Vigo, Spain: 42.2, -8.7"
 
 
 @pytest.mark.parametrize(

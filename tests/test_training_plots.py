@@ -1,7 +1,7 @@
-import pytest
 from PIL import Image
 
 from reverse_lib import training_plots
+from reverse_lib.credit import turn_advantages, turn_rewards
 from reverse_lib.rewards import score
 
 
@@ -17,16 +17,17 @@ def test_a_grid_says_how_many_tokens_a_picture_costs():
     assert [axes.get_title("left") for axes in figure.axes] == ["160×128 px, 20 tokens", "224×32 px, 7 tokens"]
 
 
-def test_a_group_shows_rewards_and_advantages_of_each_rollout(make_trajectory):
+def test_a_group_shows_reward_and_advantage_of_each_turn(make_trajectory):
     group = [make_trajectory(), make_trajectory(answer=None)]
-    scores = [score(trajectory) for trajectory in group]
-    assert scores[0].total > scores[1].total
-    figure = training_plots.group_figure(group, scores)
-    good, bad = (axes.get_title("left") for axes in figure.axes[:2])
-    assert f"R {scores[0].total:.2f}" in good and "A +0.7" in good  # two rollouts: ±1/√2
-    assert "format" in bad and "A -0.7" in bad
-    heights = sum(patch.get_height() for patch in figure.axes[0].patches)
-    assert heights == pytest.approx(scores[0].look + scores[0].query + scores[0].trust + scores[0].errors)
+    rewards = [turn_rewards(score(trajectory)) for trajectory in group]
+    advantages = turn_advantages(rewards, 2)
+    (axes,) = training_plots.group_figure(group, rewards, advantages).axes
+    texts = [text.get_text() for text in axes.texts]
+    assert texts[0] == f"zoom\nr +0.06   A {advantages[0][0]:+.1f}" and texts[1].startswith("text search")
+    assert texts[2].startswith("answer") and texts[6].startswith("unreadable")
+    assert texts[3].endswith(f"R {sum(rewards[0]):.2f}") and "no answer (format)" in texts[7]
+    blue, orange = (axes.patches[i].get_facecolor() for i in (2, 5))
+    assert blue[2] > blue[0] and orange[0] > orange[2]
 
 
 def test_live_curves_draw_every_so_many_rows_and_tell_the_time_left(monkeypatch):

@@ -1,0 +1,165 @@
+"""Ablations of the RL stage: the same run with one thing changed, several seeds, compared on the same photos.
+
+What differs from the paper's tables: every variant is trained with every seed, all are judged on one fixed list of
+photos, and a difference comes with its paired 95 % interval. A finished run is kept in a file and never made twice, so
+a long list can be stopped and started again.
+
+    results = ablate(start, photos, cache, test_photos, world.live, config, "outputs/cpu/ablations")
+    effects(results)          # each variant against the full method: value, low, high, n, shown
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from reverse_lib import grpo
+from reverse_lib.evaluation import METRICS, compare, evaluate
+from reverse_lib.photos import Photo
+from reverse_lib.policy import Agent, load_interface, load_model, load_processor
+from reverse_lib.profiles import GrpoConfig
+from reverse_lib.rewards import Weights
+from reverse_lib.trajectory import TOOLS, save_trajectories
+
+ZOOM, IMAGE, TEXT = TOOLS
+FULL = "full method"
+START = "before RL"
+SETTINGS_FILE = "settings.json"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of training; the defaults are the full method.
+
+    Attributes:
+        credit: As in `GrpoConfig`.
+        weights: Of the reward that trains; every variant is judged by the usual reward.
+        tools: Names of the tools that the agent has, in training and in evaluation.
+        trained: False only evaluates the checkpoint that training starts from.
+    """
+
+    credit: str = "turn"
+    weights: Weights = field(default_factory=Weights)
+    tools: tuple[str, ...] = TOOLS
+    trained: bool = True
+
+
+VARIANTS: Mapping[str, Variant] = {
+    START: Variant(trained=False),
+    FULL: Variant(),
+    "trajectory credit": Variant(credit="trajectory"),
+    "no evidence reward": Variant(weights=Weights(trust=0.0)),
+    "no IoU reward": Variant(weights=Weights(look=0.0)),
+    "no query reward": Variant(weights=Weights(query=0.0)),
+    "no tools": Variant(tools=()),
+    "zoom only": Variant(tools=(ZOOM,)),
+    "image search only": Variant(tools=(IMAGE,)),
+    "text search only": Variant(tools=(TEXT,)),
+}
+
+
+def ablate(
+    start: str | Path,
+    photos: Sequence[Photo],
+    cache,
+    test_photos: Sequence[Photo],
+    search,
+    config: GrpoConfig,
+    folder: str | Path,
+    variants: Mapping[str, Variant] = VARIANTS,
+    seeds: Sequence[int] = (0, 1, 2),
+    levels: Sequence[str] | None = None,
+    loading: Mapping | None = None,
+    batch_size: int = 64,
+    on_run: Callable[[str, int], object] | None = None,
+) -> pd.DataFrame:
+    """Train every variant with every seed from one checkpoint, and let each answer the test photos greedily.
+
+    Args:
+        start: The checkpoint that every run starts from, normally the cold start.
+        photos: Training photos.
+        cache: What answers searches in training.
+        test_photos: What every run is judged on.
+        search: What answers searches in evaluation.
+        config: The RL stage; a variant replaces its credit.
+        folder: Where each run's answers go, `VARIANT, seed N.jsonl`.
+        variants: By name; a variant that is not trained is evaluated once.
+        seeds: Of training.
+        levels: How hard each training photo is; see `grpo.train`.
+        loading: Arguments of `policy.load_model` (device, lora_rank, train_vision).
+        batch_size: Test photos in flight together.
+        on_run: Called with variant and seed before each run that has to be made.
+
+    Returns:
+        The tables of `evaluation.evaluate` below each other, with two columns before: variant, seed. A run that is not
+        trained stands there once for every seed.
+
+    Raises:
+        ValueError: The folder holds runs of other settings.
+    """
+    folder, loading = Path(folder), dict(loading or {})
+    _claim(folder, start, photos, test_photos, config)
+    tables = []
+    for name, variant in variants.items():
+        for seed in seeds:
+            made_for = seed if variant.trained else seeds[0]
+            file = folder / f"{name}, seed {made_for}.parquet"
+            if not file.exists():
+                if on_run:
+                    on_run(name, seed)
+                model, processor = load_model(start, **loading), load_processor(start)
+                interface = load_interface(start)
+                if variant.trained:
+                    changed = dataclasses.replace(config, credit=variant.credit)
+                    settings = dict(weights=variant.weights, tools=variant.tools, levels=levels)
+                    run = folder / f"{name}, seed {seed}"
+                    grpo.train(model, processor, photos, cache, interface, changed, run, seed, **settings)
+                agent = Agent(model, processor, interface, name, tools=variant.tools)
+                frame = evaluate(agent, test_photos, search, interface, tools=variant.tools, batch_size=batch_size)
+                save_trajectories(file.with_suffix(".jsonl"), frame.pop("trajectory"))
+                frame.to_parquet(file)
+            table = pd.read_parquet(file)
+            tables.append(pd.concat([pd.DataFrame({"variant": name, "seed": seed}, index=table.index), table], axis=1))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _claim(folder: Path, start, photos, test_photos, config: GrpoConfig) -> None:
+    """Write down what the runs in a folder have in common, or check it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = {"photos": [p.photo_id for p in photos], "test_photos": [p.photo_id for p in test_photos]}
+    text = json.dumps({"start": str(start), "config": dataclasses.asdict(config), **ids}, indent=1) + "\n"
+    file = folder / SETTINGS_FILE
+    if file.exists() and file.read_text() != text:
+        raise ValueError(f"{folder}: holds runs of other settings (see {SETTINGS_FILE}); name another folder")
+    file.write_text(text)
+
+
+def effects(
+    results: pd.DataFrame, baseline: str = FULL, metrics: Sequence[str] = METRICS, samples: int = 2000
+) -> pd.DataFrame:
+    """Every variant against the baseline: what changing it from the baseline to the variant did.
+
+    Args:
+        results: The table of `ablate`.
+        baseline: Name of a variant.
+        metrics: Names out of `evaluation.METRICS`.
+        samples: Bootstrap resamples.
+
+    Returns:
+        Index (variant, metric); the columns of `evaluation.compare`, variant minus baseline, averaged over the seeds.
+
+    Raises:
+        KeyError: There is no such baseline.
+    """
+    runs = {name: [run for _, run in rows.groupby("seed")] for name, rows in results.groupby("variant", sort=False)}
+    if baseline not in runs:
+        raise KeyError(f"effects: no runs of {baseline!r} among {', '.join(runs)}")
+    tables = {
+        name: compare(runs[baseline], tables, metrics, samples=samples)
+        for name, tables in runs.items()
+        if name != baseline
+    }
+    return pd.concat(tables, names=["variant"])

@@ -1,0 +1,97 @@
+"""Ablations: every variant is trained as it says, runs are kept, and differences are paired."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from models import GUESS, KnownSearch, Scripted, drawn_photo, untrained
+
+from reverse_lib import ablations, grpo, policy
+from reverse_lib.ablations import FULL, START, VARIANTS, Variant, ablate, effects
+from reverse_lib.environment import TINY
+from reverse_lib.profiles import GrpoConfig
+from reverse_lib.trajectory import TOOLS, load_trajectories
+
+CONFIG = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, max_completion_tokens=40, max_turn_tokens=8)
+
+
+@pytest.fixture
+def start(tmp_path):
+    model, processor = untrained()
+    return policy.save_checkpoint(tmp_path / "start", model, processor, TINY)
+
+
+@pytest.fixture(autouse=True)
+def scripted(monkeypatch):
+    """Agents that answer at once; how a model writes is tested elsewhere."""
+    monkeypatch.setattr(ablations, "Agent", lambda *_, **__: Scripted([GUESS]))
+
+
+def photos(n, prefix):
+    return [drawn_photo(f"{prefix}-{i}") for i in range(n)]
+
+
+def run(start, folder, variants, config=CONFIG, on_run=None):
+    train, test, search = photos(2, "train"), photos(3, "test"), KnownSearch()
+    return ablate(start, train, search, test, search, config, folder, variants, seeds=(0, 1), on_run=on_run)
+
+
+def test_the_list_covers_credit_each_process_reward_and_each_tool():
+    changed = [(v.credit, v.weights.trust, v.weights.look, v.weights.query, v.tools) for v in VARIANTS.values()]
+    assert len(set(changed)) == len(VARIANTS) - 1  # before RL differs from the full method by training alone
+    assert {v.tools for v in VARIANTS.values()} == {TOOLS, (), *((tool,) for tool in TOOLS)}
+    off = [name for v in VARIANTS.values() for name in ("trust", "look", "query") if getattr(v.weights, name) == 0]
+    assert sorted(off) == ["look", "query", "trust"] and VARIANTS["trajectory credit"].credit == "trajectory"
+
+
+def test_every_variant_is_trained_with_every_seed_as_it_says(start, tmp_path, monkeypatch):
+    trained = []
+
+    def train(model, processor, photos, search, interface, config, folder, seed, tools, weights, levels):
+        assert len(photos) == 2 and config.steps == CONFIG.steps
+        trained.append((config.credit, seed, tools, weights.trust))
+
+    monkeypatch.setattr(grpo, "train", train)
+    names = (START, FULL, "trajectory credit", "no evidence reward", "no tools")
+    results = run(start, tmp_path / "runs", {name: VARIANTS[name] for name in names})
+    expected = [("turn", TOOLS, 0.3), ("trajectory", TOOLS, 0.3), ("turn", TOOLS, 0.0), ("turn", (), 0.3)]
+    assert trained == [(credit, seed, tools, trust) for credit, tools, trust in expected for seed in (0, 1)]
+    assert results.groupby(["variant", "seed"]).size().tolist() == [3] * 10
+    assert list(results["photo_id"][:3]) == ["test-0", "test-1", "test-2"]
+    assert len(load_trajectories(tmp_path / "runs" / f"{FULL}, seed 1.jsonl")) == 3
+
+
+def test_a_finished_run_is_not_made_again_and_other_settings_are_refused(start, tmp_path):
+    made = []
+    variants = {START: VARIANTS[START], "zoom only": VARIANTS["zoom only"]}  # really trained here
+    first = run(start, tmp_path / "runs", variants, on_run=lambda *run: made.append(run))
+    assert made == [(START, 0), ("zoom only", 0), ("zoom only", 1)]
+    (tmp_path / "runs" / "zoom only, seed 1.parquet").unlink()
+    again = run(start, tmp_path / "runs", variants, on_run=lambda *run: made.append(run))
+    assert made[3:] == [("zoom only", 1)]
+    pd.testing.assert_frame_equal(first, again)
+    other = GrpoConfig(**vars(CONFIG) | {"learning_rate": 1.0})
+    with pytest.raises(ValueError, match="holds runs of other settings"):
+        run(start, tmp_path / "runs", variants, config=other)
+
+
+def table(name, seed, rewards):
+    blank = dict.fromkeys(ablations.METRICS, 0.0) | {"km": 1.0, "pred_country": "", "country": "", "end": "answered"}
+    rows = [blank | {"photo_id": f"p{i}", "reward": value} for i, value in enumerate(rewards)]
+    return pd.DataFrame(rows).assign(variant=name, seed=seed)
+
+
+def test_effects_are_paired_by_photo_and_averaged_over_seeds():
+    base = np.random.default_rng(0).random(40)
+    parts = [table(FULL, seed, base + seed) for seed in (0, 1)]
+    parts += [table("worse", seed, (base + seed - 0.1 - 0.02 * seed)[::-1])[::-1] for seed in (0, 1)]
+    for part in parts[2:]:
+        part["photo_id"] = [f"p{i}" for i in range(40)]
+    found = effects(pd.concat(parts, ignore_index=True), metrics=["reward"])
+    row = found.loc[("worse", "reward")]
+    assert row["value"] == pytest.approx(-0.11) and row["low"] == pytest.approx(-0.11) and row["shown"]
+    with pytest.raises(KeyError, match="no runs of 'best'"):
+        effects(pd.concat(parts), baseline="best")
+
+
+def test_a_variant_is_the_full_method_but_for_what_it_names():
+    assert Variant() == VARIANTS[FULL]
