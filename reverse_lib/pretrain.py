@@ -37,6 +37,7 @@ from torch import nn
 
 from reverse_lib import tiny
 from reverse_lib.environment import TINY, tool_functions
+from reverse_lib.geo import Answer
 from reverse_lib.policy import (
     Agent,
     ImageOnlyProcessor,
@@ -171,9 +172,10 @@ def measure_skills(agent: Agent, drills: SkillDrills, n: int = 64) -> dict[str, 
 
     Returns:
         read: share of crops read exactly; point: share of boxes with IoU >= 0.5; judge_mcc: MCC of trusted results;
-        judge_exact: share of lists judged exactly; copy: share of answers whose position is the first useful result's.
+        judge_exact: share of lists judged exactly; copy: of these, where a result is used, the share of answers with
+        its very position; answer: share of all answers with country, name and position of the first useful result.
     """
-    read, point, mcc, exact, copied = [], [], [], [], []
+    read, point, mcc, exact, copied, answered = [], [], [], [], [], []
     for kind in (drills.pointing, drills.reading, drills.judging):
         samples = [kind() for _ in range(n)]
         written = agent([_with_image(s) for s in samples])
@@ -184,11 +186,18 @@ def measure_skills(agent: Agent, drills: SkillDrills, n: int = 64) -> dict[str, 
             elif kind == drills.judging:
                 mcc.append(evidence_mcc(got.useful, set(want.useful), 6))
                 exact.append(got.useful == want.useful)
-                copied += [got.answer == want.answer] if want.answer and want.useful else []
+                if want.answer and want.useful:
+                    answered.append(got.answer == want.answer)
+                    copied += [_position(got.answer) == _position(want.answer)] if exact[-1] else []
             elif want.tool_call:
                 point.append(got.tool_call is not None and box_iou(_box(got), _box(want)) >= 0.5)
-    names = ("read", "point", "judge_mcc", "judge_exact", "copy")
-    return {name: float(np.mean(v)) for name, v in zip(names, (read, point, mcc, exact, copied), strict=True)}
+    names = ("read", "point", "judge_mcc", "judge_exact", "copy", "answer")
+    found = (read, point, mcc, exact, copied, answered)
+    return {name: float(np.mean(values or [0])) for name, values in zip(names, found, strict=True)}
+
+
+def _position(answer: Answer | None) -> tuple[float, float] | None:
+    return None if answer is None else (answer.lat, answer.lon)
 
 
 def _box(turn) -> list[float]:

@@ -41,7 +41,7 @@ def one_of(phrase, **parts):
     """A pattern for a phrase in any wording; its parts are patterns themselves."""
     patterns = []
     for wording in WORDINGS[phrase]:
-        pattern = re.escape(wording.format(**{key: f"@{key}@" for key in "cknip"}))
+        pattern = re.escape(wording.format(**{key: f"@{key}@" for key in "cknipt"}))
         for key, part in parts.items():
             pattern = pattern.replace(f"@{key}@", part)
         patterns.append(pattern)

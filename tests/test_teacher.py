@@ -246,7 +246,7 @@ def test_a_check_asks_in_another_way_and_the_answer_quotes_what_was_seen_last(wo
         else:
             kept += 1
             assert earlier[turns[-2].useful[0] - 1]["snippet"] == position
-            assert re.search(one_of("keep", p=re.escape(position)), turns[-1].think)
+            assert re.search(one_of("keep", t=".+", p=re.escape(position)), turns[-1].think)
     assert kept > 3
 
 
@@ -261,7 +261,7 @@ def test_it_keeps_what_it_found_when_the_check_brings_nothing(world, photos, err
     (trajectory,) = rollout(ScriptedTeacher(world, **rates), [photo], OnlyTheName(error))
     last = trajectory.turns()[-1]
     assert last.errors == ([] if error is None else last.errors) and last.useful == ([] if error is None else None)
-    assert re.fullmatch(f"{one_of(said)} {one_of('keep', p=r'[-0-9., ]+')}", last.think), last.think
+    assert re.fullmatch(f"{one_of(said)} {one_of('keep', t='.+', p=r'[-0-9., ]+')}", last.think), last.think
     assert trajectory.km < 25
 
 
