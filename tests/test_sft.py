@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from models import BROKEN, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, Scripted, drawn_photo, untrained
+from peft import PeftModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention, Qwen3VLVisionPatchEmbed
 
 from reverse_lib import policy, sft
@@ -177,6 +178,32 @@ def test_lora_trains_adapters_of_the_language_model_and_nothing_else(made, tmp_p
     now = dict(wrapped.named_parameters())
     assert all(torch.equal(now[name], value) for name, value in frozen.items())
     assert any(not torch.equal(now[name], value) for name, value in adapters.items())
+
+
+def test_adapters_saved_and_loaded_and_merged_give_the_same_logits(tmp_path):
+    model, processor = untrained()
+    wrapped = policy.with_lora(model, 4)
+    with torch.no_grad():
+        for name, value in wrapped.named_parameters():
+            if "lora_B" in name:
+                value.normal_(0, 0.1)  # zero before training, so that adapters change nothing
+    conversation_ = with_photo(initial_messages(TINY), [{"type": "image", "image": drawn_photo().load()}])
+    inputs = policy.encode(processor, [conversation_])
+
+    def logits(of):
+        with torch.inference_mode():
+            return of.eval()(**inputs).logits
+
+    expected = logits(wrapped)
+    wrapped.save_pretrained(tmp_path / "adapters")
+    assert sum(file.stat().st_size for file in (tmp_path / "adapters").iterdir()) < 1_000_000
+    reloaded = PeftModel.from_pretrained(untrained()[0], tmp_path / "adapters")
+    policy.save_checkpoint(tmp_path / "merged", wrapped, processor, TINY)
+    merged = policy.load_model(tmp_path / "merged")
+    torch.testing.assert_close(logits(reloaded), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(merged), expected, atol=1e-4, rtol=1e-4)
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    assert (logits(untrained()[0]) - expected).abs().max() > 0.01
 
 
 def test_a_saved_checkpoint_answers_as_the_model_in_memory(made, tmp_path):
