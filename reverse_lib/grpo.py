@@ -36,7 +36,7 @@ from reverse_lib.calls import UNREADABLE
 from reverse_lib.credit import CREDITS, assistant_turns, spread, turn_advantages, turn_rewards
 from reverse_lib.environment import Budgets, GeoEnvironment, Interface, initial_messages
 from reverse_lib.photos import Photo
-from reverse_lib.policy import decode_turn, known_warnings_silenced, right_padded
+from reverse_lib.policy import decode_turn, known_warnings_silenced, pictures_remembered, right_padded
 from reverse_lib.profiles import GrpoConfig
 from reverse_lib.rewards import Weights, score
 from reverse_lib.sft import History
@@ -370,7 +370,7 @@ def train(model, processor, photos, search, interface, config: GrpoConfig, folde
     trainer = make_trainer(model, processor, photos, search, interface, config, folder, seed, **settings)
     described = {name: value for name, value in settings.items() if name != "on_row"}
     described |= {"seed": seed, "config": config, "photos": [photo.photo_id for photo in photos]}
-    with known_warnings_silenced():
+    with known_warnings_silenced(), pictures_remembered(model):
         trainer.train(resume_from_checkpoint=_interrupted(Path(folder), described))
     if trainer.accelerator.is_main_process:
         _forget(Path(folder))

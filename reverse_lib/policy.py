@@ -6,11 +6,13 @@ differs. How the world is shown to a model (prompt, picture sizes, style of resu
 """
 
 import copy
+import hashlib
 import importlib.util
 import json
 import os
 import types
 import warnings
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +25,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
+    BaseModelOutputWithDeepstackFeatures,
     Qwen3VLTextModel,
     Qwen3VLVisionAttention,
+    Qwen3VLVisionModel,
     Qwen3VLVisionPatchEmbed,
     apply_rotary_pos_emb_vision,
 )
@@ -159,6 +163,63 @@ def _attend(query, key, value, length: int, scaling: float) -> torch.Tensor:
         return F.scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1)
     weights = (q * scaling @ k.transpose(-1, -2)).softmax(-1, dtype=torch.float32).to(v.dtype)  # (images, heads, l, l)
     return (weights @ v).transpose(1, 2).flatten(0, 1)
+
+
+@contextmanager
+def pictures_remembered(model, most: int = 512):
+    """For the time of the block: a vision tower that is not trained looks at each picture once, not once a turn.
+
+    Rollouts of a group share their photo, and every turn and the update show all pictures again. Does nothing where
+    the tower is trained. The features are computed in the model's own precision, also under autocast.
+
+    Args:
+        model: What `load_model` returned.
+        most: Pictures to remember, the latest ones.
+    """
+    towers = [m for m in model.modules() if isinstance(m, Qwen3VLVisionModel)]
+    still = [tower for tower in towers if not any(p.requires_grad for p in tower.parameters())]
+    for tower in still:
+        tower.forward = _Remembering(tower, most)
+    try:
+        yield
+    finally:
+        for tower in still:
+            del tower.forward
+
+
+class _Remembering:
+    """The forward of a still vision tower, with a memory of pictures by their pixels."""
+
+    def __init__(self, tower, most: int):
+        self.look, self.most = tower.forward, most
+        self.merged = tower.spatial_merge_size**2  # patches a token
+        self.known: OrderedDict[bytes, list[torch.Tensor]] = OrderedDict()
+
+    @torch.no_grad()
+    def __call__(self, hidden_states, grid_thw, **kwargs):
+        """hidden_states: (patches, dim), grid_thw: (images, 3)."""
+        pictures = hidden_states.split(grid_thw.prod(1).tolist())
+        keys = [_fingerprint(picture, grid) for picture, grid in zip(pictures, grid_thw.tolist(), strict=True)]
+        new = list({key: i for i, key in enumerate(keys) if key not in self.known}.values())
+        found = dict(self.known)
+        if new:
+            with torch.autocast(hidden_states.device.type, enabled=False):
+                seen = self.look(torch.cat([pictures[i] for i in new]), grid_thw=grid_thw[new], **kwargs)
+            sizes = [len(pictures[i]) // self.merged for i in new]
+            layers = [layer.split(sizes) for layer in (seen.pooler_output, *seen.deepstack_features)]
+            found |= {keys[i]: list(parts) for i, parts in zip(new, zip(*layers, strict=True), strict=True)}
+        self.known.update((key, found[key]) for key in keys)
+        for key in keys:
+            self.known.move_to_end(key)
+        while len(self.known) > self.most:
+            self.known.popitem(last=False)
+        pooled, *deep = (torch.cat(layer) for layer in zip(*(found[key] for key in keys), strict=True))
+        return BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=deep)
+
+
+def _fingerprint(picture: torch.Tensor, grid: list[int]) -> bytes:
+    pixels = picture.detach().float().cpu().contiguous().numpy()
+    return hashlib.blake2b(pixels, digest_size=16, key=repr(grid).encode()).digest()
 
 
 @contextmanager

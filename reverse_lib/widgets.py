@@ -1,7 +1,8 @@
 """Panels for notebooks (ipywidgets): stepping through what agents did, turn by turn.
 
-A panel only draws: what it shows is HTML that a pure function made, so that it can be tested, and read without a front
-end. Text that a page or a model wrote is escaped.
+A panel only draws: what it shows is HTML that a pure function made. Where no widget can be drawn (an executed notebook
+on a web page, say), the panel stands there as HTML with all of its turns to unfold. Text that a page or a model wrote is
+escaped.
 """
 
 import base64
@@ -16,7 +17,7 @@ from reverse_lib.interface import Interface, observation_content
 from reverse_lib.plots import SERIES
 from reverse_lib.trajectory import SEARCH_TOOLS, Trajectory
 
-_WIDTH_PX = 440  # of the photo
+_WIDTH_PX, _SMALL_PX = 440, 240  # of the photo, live and unfolded
 
 
 def turn_html(
@@ -27,6 +28,7 @@ def turn_html(
     reward: float | None = None,
     advantage: float | None = None,
     in_words: Callable[[str], str] = str,
+    width_px: int = _WIDTH_PX,
 ) -> str:
     """One turn to look at: the photo with the box, what the model wrote, what came back, what the turn earned.
 
@@ -38,6 +40,7 @@ def turn_html(
         reward: What the turn earned, if known.
         advantage: Of the turn, if known.
         in_words: Turns an agent's shorthand into words (`teacher.in_words` for the tiny agent).
+        width_px: Of the photo.
     """
     turn, step = trajectory.turns()[number - 1], trajectory.steps[number - 1]
     box = turn.tool_call.arguments.get("bbox_2d") if turn.tool_call else None
@@ -55,7 +58,7 @@ def turn_html(
         rows.append(_line("answers", turn.answer.text() + km))
     rows += [_line("errors", ", ".join(turn.errors))] if turn.errors else []
     rows += _came_back(trajectory, number, image, interface) if step.observation else []
-    left = f'<img src="{_data_url(_with_box(image, box))}" width="{_WIDTH_PX}" alt="the photo">'
+    left = f'<img src="{_data_url(_with_box(image, box, width_px), "JPEG")}" width="{width_px}" alt="the photo">'
     right = "".join(f'<div style="margin:0 0 6px">{row}</div>' for row in rows)
     return (
         f'<div style="display:flex;gap:16px;flex-wrap:wrap;line-height:1.4">{left}'
@@ -93,8 +96,8 @@ def _line(label: str, text: str) -> str:
     return f'<span style="color:#666">{label}</span> {words}'
 
 
-def _with_box(image: Image.Image, box: object) -> Image.Image:
-    shown = image.resize((_WIDTH_PX, round(_WIDTH_PX * image.height / image.width)), Image.Resampling.LANCZOS)
+def _with_box(image: Image.Image, box: object, width_px: int) -> Image.Image:
+    shown = image.resize((width_px, round(width_px * image.height / image.width)), Image.Resampling.LANCZOS)
     if isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) and 0 <= v <= 1000 for v in box):
         x1, y1, x2, y2 = (v / 1000 * side for v, side in zip(box, shown.size * 2, strict=True))
         if x1 < x2 and y1 < y2:
@@ -103,10 +106,10 @@ def _with_box(image: Image.Image, box: object) -> Image.Image:
     return shown
 
 
-def _data_url(image: Image.Image) -> str:
+def _data_url(image: Image.Image, kind: str = "PNG") -> str:
     data = io.BytesIO()
-    image.convert("RGB").save(data, "PNG")
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    image.convert("RGB").save(data, kind, quality=88)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 class TrajectoryViewer(ipywidgets.VBox):
@@ -147,14 +150,28 @@ class TrajectoryViewer(ipywidgets.VBox):
         super().__init__([ipywidgets.HBox([self.rollout, self.turn]), self.page])
         self._draw()
 
+    def _repr_mimebundle_(self, **kwargs):
+        return super()._repr_mimebundle_(**kwargs) | {"text/html": self.unfolded()}
+
+    def unfolded(self) -> str:
+        """Every turn of every rollout as HTML that needs no front end."""
+        names = [name for name, _ in self.rollout.options]
+        parts = []
+        for i, (name, trajectory) in enumerate(zip(names, self._rollouts, strict=True)):
+            turns = [self._turn(i, k, _SMALL_PX) for k in range(len(trajectory.steps))]
+            page = '<hr style="border:0;border-top:1px solid #ddd">'.join(turns)
+            parts.append(f"<details{'' if i else ' open'}><summary>{html.escape(name)}</summary>{page}</details>")
+        return "".join(parts)
+
     def _choose(self, _) -> None:
         self.turn.value = 1
         self.turn.max = len(self._rollouts[self.rollout.value].steps)
         self._draw()
 
     def _draw(self, _=None) -> None:
+        self.page.value = self._turn(self.rollout.value, self.turn.value - 1, _WIDTH_PX)
+
+    def _turn(self, i: int, k: int, width_px: int) -> str:
         image, interface, rewards, advantages, in_words = self._given
-        chosen, k = self.rollout.value, self.turn.value - 1
-        reward, advantage = (list(rows)[chosen][k] if len(rows) else None for rows in (rewards, advantages))
-        page = turn_html(self._rollouts[chosen], k + 1, image, interface, reward, advantage, in_words)
-        self.page.value = page
+        reward, advantage = (list(rows)[i][k] if len(rows) else None for rows in (rewards, advantages))
+        return turn_html(self._rollouts[i], k + 1, image, interface, reward, advantage, in_words, width_px)

@@ -322,6 +322,37 @@ def test_an_agent_never_writes_the_placeholder_of_a_picture():
     assert len(record.steps) == 2 and not any("_pad|>" in step.text for step in record.steps)
 
 
+def test_a_still_tower_looks_at_each_picture_once_with_the_same_result():
+    model, processor = untrained()
+    tower, asked = model.model.visual, []
+    tower.patch_embed.register_forward_hook(lambda module, inputs, output: asked.append(len(output)))
+    photos = [drawn_photo().load(), drawn_photo().load().rotate(180), drawn_photo().load().crop((0, 0, 320, 240))]
+    talks = [with_photo(initial_messages(TINY), [{"type": "image", "image": photos[i]}]) for i in (0, 1, 0, 2)]
+    inputs = policy.encode(processor, talks)
+
+    def logits():
+        asked.clear()
+        with torch.no_grad():
+            return model(**inputs).logits, sum(asked)
+
+    with policy.pictures_remembered(model):
+        expected, patches = logits()
+        assert patches == len(inputs["pixel_values"])  # a tower that learns is left alone
+    tower.requires_grad_(False)
+    with policy.pictures_remembered(model):
+        first, looked_at = logits()
+        again, looked_again = logits()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert logits()[1] == 0
+    assert looked_at == patches - (inputs["image_grid_thw"][0].prod()) and looked_again == 0
+    torch.testing.assert_close(first, expected)
+    torch.testing.assert_close(again, expected)
+    assert logits()[1] == patches
+    with policy.pictures_remembered(model, most=1):
+        torch.testing.assert_close(logits()[0], expected)
+        torch.testing.assert_close(logits()[0], expected)
+
+
 def test_a_broken_call_is_told_so_in_the_rollout():
     record = rollout(Scripted([BROKEN, GUESS]), [drawn_photo()], KnownSearch())[0]
     assert record.end == "answered" and "tool_call_json" in record.steps[0].observation.text
