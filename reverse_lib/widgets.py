@@ -1,8 +1,8 @@
 """Panels for notebooks (ipywidgets): stepping through what agents did, turn by turn.
 
 A panel only draws: what it shows is HTML that a pure function made. Where no widget can be drawn (an executed notebook
-on a web page, say), the panel stands there as HTML with all of its turns to unfold. Text that a page or a model wrote is
-escaped.
+on a web page, say), the panel stands there as HTML with all of its turns to unfold. Text that a page or a model wrote
+is escaped.
 """
 
 import base64
