@@ -18,6 +18,7 @@ it is so after every n records, at the end of the block (also one that ends in a
 reading through the same handle commits first. A process killed at any moment loses the records not yet committed and
 nothing else. Recording the same call again adds to it: results are told apart by title, address, source and snippet,
 and a known label wins over an unknown one, useful over not useful. With `replace=True` the new results stand alone.
+Each record says who answered and when; with `max_age_days`, older records are misses.
 
     with SearchCache.open("outputs/cache", mode="w") as cache:
         cache.record_text("photo-1", "Valencia Spain", results)
@@ -29,9 +30,11 @@ import json
 import operator
 import os
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace as changed
 from functools import lru_cache
 from pathlib import Path
 
@@ -69,7 +72,7 @@ __all__ = ["CacheError", "CachedAnswer", "SearchCache", "FORMAT_VERSION"]
 
 CachedAnswer = SearchAnswer
 FORMAT_NAME = "search cache"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: a record was the list of its results, without backend and time
 
 _words = lru_cache(maxsize=65_536)(query_tokens)  # the same recorded queries are compared again and again
 _INDEX = {IMAGE: b"i", TEXT: b"t"}  # photo, arguments -> the arguments in full
@@ -77,6 +80,8 @@ _BODY = {IMAGE: b"I", TEXT: b"T"}  # photo, arguments -> results
 _PHOTO = b"p"  # photo -> its id in full
 _PARQUET_TYPES = dict.fromkeys(("photo_id", "tool", "arguments"), "string") | {"position": "int32"}
 _PARQUET_TYPES |= dict.fromkeys(("title", "url", "source", "snippet"), "string") | {"useful": "bool"}
+_PARQUET_ORIGIN = {"backend": "string", "time": "double"}  # of the call
+_DAY_S = 86_400
 
 
 class SearchCache:
@@ -95,6 +100,7 @@ class SearchCache:
         max_useful: int = 3,
         min_iou: float = 0.7,
         min_similarity: float = 0.5,
+        max_age_days: float | None = None,
     ) -> None:
         """Opens a cache; see `open`."""
         if mode not in ("r", "w"):
@@ -104,7 +110,7 @@ class SearchCache:
             raise ValueError(f"{limits}: impossible; show at least one result, and use minima above 0")
         self.path, self.mode, self.seed = Path(path), mode, operator.index(seed)
         self.shown, self.max_useful = shown, max_useful
-        self.min_iou, self.min_similarity = min_iou, min_similarity
+        self.min_iou, self.min_similarity, self.max_age_days = min_iou, min_similarity, max_age_days
         self.blocked = BlockList.extended(blocked_hosts)
         self._pending: dict[tuple[str, bytes], Call] = {}
         self._recorded, self._commit_every = 0, 1
@@ -120,7 +126,8 @@ class SearchCache:
             mode: "r" to read, "w" to record (adding to what is there) and read.
             seed: Draws samples and orders.
             **settings: `blocked_hosts` beyond Flickr's, or a `BlockList` instead; `shown` results at most in an answer
-                (10), `max_useful` of them (3); `min_iou` (0.7) and `min_similarity` (0.5) of a hit.
+                (10), `max_useful` of them (3); `min_iou` (0.7) and `min_similarity` (0.5) of a hit; `max_age_days`
+                beyond which a record is a miss, as is one of unknown age (None, for ever, by default).
 
         Raises:
             CacheError: If there is no cache to read, or it is none, newer than this program, or damaged.
@@ -145,7 +152,7 @@ class SearchCache:
             store.close()
 
     def record_image(
-        self, photo_id: str, bbox_2d: Sequence[float], results: Iterable[SearchResult], replace: bool = False
+        self, photo_id: str, bbox_2d: Sequence[float], results: Iterable[SearchResult], replace: bool = False, **origin
     ) -> None:
         """Records what an image search for a box of a photo returned; no results is an answer too.
 
@@ -154,6 +161,7 @@ class SearchCache:
             bbox_2d: [x1, y1, x2, y2] in 0..1000.
             results: What came back, labelled or not.
             replace: Whether to forget what was recorded for this box before.
+            **origin: `backend`, who answered (""), and `time`, when, in seconds since 1970 UTC (now).
 
         Raises:
             ValueError: If the id, the box or a result is malformed.
@@ -164,9 +172,11 @@ class SearchCache:
             raise ValueError(
                 f"box {bbox_2d!r}: has no area, so it could never be found again; give x1 < x2 and y1 < y2"
             )
-        self._record(IMAGE, photo_id, box, results, replace)
+        self._record(Call(IMAGE, photo_id, box, tuple(results), replace, **origin))
 
-    def record_text(self, photo_id: str, query: str, results: Iterable[SearchResult], replace: bool = False) -> None:
+    def record_text(
+        self, photo_id: str, query: str, results: Iterable[SearchResult], replace: bool = False, **origin
+    ) -> None:
         """Records what a text search returned; arguments and errors as in `record_image`.
 
         Args:
@@ -174,16 +184,17 @@ class SearchCache:
             query: The words searched for, at least one.
             results: What came back, labelled or not.
             replace: Whether to forget what was recorded for this query before.
+            **origin: `backend` and `time`, as in `record_image`.
         """
         if not normalise_query(checked_text("query", query)):
             raise ValueError(f"query {query!r:.80}: has no word, so it could never be found again; leave it out")
-        self._record(TEXT, photo_id, query, results, replace)
+        self._record(Call(TEXT, photo_id, query, tuple(results), replace, **origin))
 
     def record_trajectory(self, trajectory: Trajectory) -> int:
         """Records the searches of a rollout, as `replay.searches_of` reads them, and returns how many there were."""
         calls = list(searches_of(trajectory))
         for call in calls:
-            self._record(call.tool, call.photo_id, call.arguments, call.results, call.replace)
+            self._record(call)
         return len(calls)
 
     @contextmanager
@@ -254,7 +265,7 @@ class SearchCache:
         """Counts: photos, calls and results by tool, and how many results are useful, unlabelled, hidden as leaked."""
         names = "photos image_calls text_calls image_results text_results useful unlabelled blocked"
         counts = dict.fromkeys(names.split(), 0) | {"photos": len(self.photo_ids())}
-        for call in self._calls():
+        for call in self.calls():
             short = call.tool.partition("_")[0]
             kept = filter_results(call.results, self.blocked)
             counts[f"{short}_calls"] += 1
@@ -264,17 +275,30 @@ class SearchCache:
             counts["blocked"] += len(call.results) - len(kept)
         return counts
 
+    def calls(self) -> Iterator[Call]:
+        """All records, as they were recorded: image searches, then text searches, in the order of their keys."""
+        for tool, prefix in _INDEX.items():
+            for key, index in self._reading().read(lambda txn, prefix=prefix: list(scan(txn, prefix))):
+                body = self._opened().read(lambda txn, tool=tool, key=key: txn.get(_BODY[tool] + key[1:]))
+                photo_id, arguments = self._decoded(index)
+                yield Call(tool, photo_id, arguments, *self._record_in(body))
+
     def to_parquet(self, path: str | os.PathLike) -> int:
-        """Writes all records, a row a result (position 0 for a call without any); returns the number of rows."""
+        """Writes all records, a row a result (position 0 for a call without any); returns the number of rows.
+
+        Hidden results are left out.
+        """
         import pyarrow as pa
         from pyarrow import parquet
 
         rows = []
-        for call in self._calls():
+        for call in self.calls():
             kept = filter_results(call.results, self.blocked)
             for position, result in enumerate(kept, 1) if kept else [(0, SearchResult("", ""))]:
-                rows.append([call.photo_id, call.tool, json.dumps(call.arguments), position, *fields_of(result)])
-        columns = zip(_PARQUET_TYPES.items(), zip(*rows, strict=True) if rows else [()] * 9, strict=True)
+                asked = [call.photo_id, call.tool, json.dumps(call.arguments), position]
+                rows.append([*asked, *fields_of(result), call.backend, call.time])
+        types = _PARQUET_TYPES | _PARQUET_ORIGIN
+        columns = zip(types.items(), zip(*rows, strict=True) if rows else [()] * len(types), strict=True)
         try:
             table = pa.table({name: pa.array(values, kind) for (name, kind), values in columns})
         except UnicodeEncodeError as error:
@@ -293,18 +317,21 @@ class SearchCache:
         import pyarrow as pa
         from pyarrow import parquet
 
-        calls: dict[tuple[str, str, str], list[tuple[int, SearchResult]]] = {}
+        calls: dict[tuple[str, str, str], list[tuple[int, SearchResult, dict]]] = {}
         try:
-            for row in parquet.read_table(path, columns=list(_PARQUET_TYPES)).to_pylist():
+            table = parquet.read_table(path)
+            for row in table.select([*_PARQUET_TYPES, *_PARQUET_ORIGIN.keys() & set(table.column_names)]).to_pylist():
                 photo_id, tool, arguments, position, *fields = (row[name] for name in _PARQUET_TYPES)
-                calls.setdefault((photo_id, tool, arguments), []).append((position, SearchResult(*fields)))
+                origin = {name: row[name] for name in _PARQUET_ORIGIN if name in row}
+                found = calls.setdefault((photo_id, tool, arguments), [])
+                found.append((position, SearchResult(*fields), origin))
             parsed = [(tool, photo_id, json.loads(text), found) for (photo_id, tool, text), found in calls.items()]
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise CacheError(f"{path}: not records written by to_parquet ({error}); export them again") from error
         with self.batch():
             for tool, photo_id, arguments, found in parsed:
                 record = self.record_image if tool == IMAGE else self.record_text
-                record(photo_id, arguments, [result for position, result in found if position > 0])
+                record(photo_id, arguments, [result for at, result, _ in found if at > 0], **found[0][2])
         return len(parsed)
 
     def _opened(self) -> Store:
@@ -316,21 +343,20 @@ class SearchCache:
         self.commit()
         return self._opened()
 
-    def _record(
-        self, tool: str, photo_id: str, arguments: list[float] | str, results: Iterable[SearchResult], replace: bool
-    ) -> None:
+    def _record(self, call: Call) -> None:
         self._opened()
         if self.mode != "w":
             raise CacheError(f"{self.path}: opened for reading; open it with mode='w' to record")
-        if not checked_text("photo id", photo_id):
+        if not checked_text("photo id", call.photo_id):
             raise ValueError("photo id '': is empty; give every photo a name")
-        checked = filter_results([checked_result(result) for result in results], self.blocked)
-        call = Call(tool, photo_id, arguments, merged((), checked), replace)
+        checked = filter_results([checked_result(result) for result in call.results], self.blocked)
+        call = changed(call, results=merged((), checked), time=call.time or time.time())
         with self._alone():
-            before = self._pending.get((tool, call.key))
-            if before and not replace:
-                call = Call(tool, photo_id, before.arguments, merged(before.results, call.results), before.replace)
-            self._pending[tool, call.key] = call
+            before = self._pending.get((call.tool, call.key))
+            if before and not call.replace:
+                both = merged(before.results, call.results)
+                call = changed(call, arguments=before.arguments, results=both, replace=before.replace)
+            self._pending[call.tool, call.key] = call
             self._recorded += 1
             if self._recorded >= self._commit_every:
                 self.commit()
@@ -346,11 +372,12 @@ class SearchCache:
         for call in self._pending.values():
             body_key = _BODY[call.tool] + call.key
             old = None if call.replace else txn.get(body_key)
-            results = merged(self._results(old), call.results) if old else call.results
+            results = merged(self._record_in(old)[0], call.results) if old else call.results
             txn.put(_PHOTO + key_of(call.photo_id), json.dumps(call.photo_id).encode(), overwrite=False)
             index = json.dumps([call.photo_id, call.arguments]).encode()
             txn.put(_INDEX[call.tool] + call.key, index, overwrite=False)
-            txn.put(body_key, zlib.compress(json.dumps([fields_of(result) for result in results]).encode()))
+            body = {"results": [fields_of(one) for one in results], "backend": call.backend, "time": call.time}
+            txn.put(body_key, zlib.compress(json.dumps(body).encode()))
 
     def _lookup(
         self,
@@ -375,24 +402,26 @@ class SearchCache:
         match, body = self._reading().read(best_body)
         if body is None:
             return None
-        results = self._visible(body)
+        found, _, _, when = self._record_in(body)
+        if self.max_age_days is not None and time.time() - when > self.max_age_days * _DAY_S:
+            return None
+        results = filter_results(found, self.blocked)
         shown = draw(results, self.shown, self.max_useful, f"{self.seed}\n{tool}\n{photo.hex()}\n{asked}", call)
         useful = frozenset(position for position, result in enumerate(shown, 1) if result.useful)
         return SearchAnswer(tuple(shown), useful, match, all(result.useful is not None for result in results))
 
-    def _calls(self) -> Iterator[Call]:
-        """All records, by tool, then in the order of their keys."""
-        for tool, prefix in _INDEX.items():
-            for key, index in self._reading().read(lambda txn, prefix=prefix: list(scan(txn, prefix))):
-                body = self._opened().read(lambda txn, tool=tool, key=key: txn.get(_BODY[tool] + key[1:]))
-                photo_id, arguments = self._decoded(index)
-                yield Call(tool, photo_id, arguments, tuple(self._results(body)), replace=False)
-
     def _visible(self, body: bytes) -> list[SearchResult]:
-        return filter_results(self._results(body), self.blocked)
+        return filter_results(self._record_in(body)[0], self.blocked)
 
-    def _results(self, body: bytes | None) -> list[SearchResult]:
-        return [SearchResult(*fields) for fields in self._decoded(body, zlib.decompress)]
+    def _record_in(self, body: bytes | None) -> tuple[tuple[SearchResult, ...], bool, str, float]:
+        """The fields of a `Call` from `results` on."""
+        found = self._decoded(body, zlib.decompress)
+        found = {"results": found} if isinstance(found, list) else found
+        try:
+            results = tuple(SearchResult(*fields) for fields in found["results"])
+            return results, False, found.get("backend", ""), found.get("time", 0.0)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise CacheError(f"{self.path}: a record is damaged ({error}); restore the cache from a copy") from error
 
     def _decoded(self, value: bytes | None, unpack: Callable[[bytes], bytes] = bytes):
         try:

@@ -26,7 +26,9 @@ class Call:
     photo_id: str
     arguments: list[float] | str  # box, or query
     results: tuple[SearchResult, ...]
-    replace: bool
+    replace: bool = False
+    backend: str = ""  # who answered, "" if nobody said
+    time: float = 0.0  # when, seconds since 1970 UTC; 0 if unknown
 
     @cached_property
     def key(self) -> bytes:
@@ -46,12 +48,12 @@ def searches_of(trajectory: Trajectory) -> Iterator[Call]:
         results = tuple(SearchResult(**result) for result in seen.results)
         if seen.tool == IMAGE:
             box = [float(round(edge)) for edge in seen.arguments["bbox_2d"]]
-            yield Call(IMAGE, trajectory.photo_id, box, results, replace=False)
+            yield Call(IMAGE, trajectory.photo_id, box, results)
             continue
         query = seen.arguments["query"]
         queries = [query] if isinstance(query, str) else query
         if len({normalise_query(text) for text in queries}) == 1:
-            yield Call(TEXT, trajectory.photo_id, queries[0], results, replace=False)
+            yield Call(TEXT, trajectory.photo_id, queries[0], results)
 
 
 def key_of(text: str) -> bytes:

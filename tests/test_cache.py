@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lmdb
+import pyarrow.parquet as pq
 import pytest
 
 from reverse_lib.cache import FORMAT_VERSION, CacheError, SearchCache
@@ -624,3 +626,26 @@ def test_a_file_that_is_not_exported_records_is_refused(tmp_path, cache):
     for name in ("junk.parquet", "few.parquet", "missing.parquet"):
         with pytest.raises(CacheError, match=name):
             cache.from_parquet(tmp_path / name)
+
+
+def test_backend_and_time_survive_a_file_and_a_file_without_them_can_be_read(tmp_path):
+    with SearchCache.open(tmp_path / "a", mode="w") as cache:
+        cache.record_text("p", "Vigo", [SearchResult("t", "u")], backend="tavily", time=7.0)
+        cache.to_parquet(tmp_path / "all.parquet")
+    table = pq.read_table(tmp_path / "all.parquet")
+    pq.write_table(table.drop_columns(["backend", "time"]), tmp_path / "plain.parquet")
+    for name, expected in (("all", ("tavily", 7.0)), ("plain", None)):
+        with SearchCache.open(tmp_path / name, mode="w") as cache:
+            assert cache.from_parquet(tmp_path / f"{name}.parquet") == 1
+            (call,) = cache.calls()
+            assert (call.backend, call.time) == expected if expected else call.backend == "" and call.time > 1e9
+
+
+def test_a_record_of_format_version_1_can_be_read(tmp_path):
+    with SearchCache.open(tmp_path / "c", mode="w") as cache:
+        cache.record_text("p", "Vigo", [SearchResult("t", "u", useful=True)])
+        (key,) = [key for call in cache.calls() for key in [b"T" + call.key]]
+        old = zlib.compress(json.dumps([["t", "u", "", "", True]]).encode())
+        cache._store.write(lambda txn: txn.put(key, old))
+        assert cache.text("p", "Vigo").results[0].useful is True
+        assert next(cache.calls()).time == 0.0
