@@ -17,6 +17,7 @@ from reverse_lib.trajectory import Observation, Step, Turn, parse_turn
 
 MAX_QUERY_CHARS = 300
 MAX_QUERIES = 5
+NUDGE = "write one tool call or one answer"
 UNREADABLE = "unreadable_turn"  # stands for the tool in the log entry of a turn that neither calls nor answers
 _MARKUP = re.compile(r"<(?=\||/?(?:think|useful|tool_call|tool_response|tools|answer|image|video|s)\b)", re.IGNORECASE)
 _CODE_POINTS_DROPPED = {"Cc", "Cs", "Co"}
@@ -179,7 +180,7 @@ def not_found(name: str) -> str:
 
 def unreadable(turn: Turn) -> str:
     """What a model is told after a turn in which no call and no answer could be read."""
-    return f"Error: {', '.join(turn.errors) or 'action_missing'}; write one tool call or one answer"
+    return f"Error: {', '.join(turn.errors) or 'action_missing'}; {NUDGE}"
 
 
 def pair(texts: Sequence[str], log: Sequence[Observation], tools: Sequence[str], turns: int) -> tuple[list[Step], int]:

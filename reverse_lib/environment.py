@@ -277,6 +277,10 @@ class GeoEnvironment:
             return turn.tool_call.name, self._call(turn.tool_call)
         return UNREADABLE, [text_block(self._refuse(turn))]
 
+    def _may_nudge(self) -> bool:
+        """Whether another turn that can't be read will be answered."""
+        return sum(entry.tool == UNREADABLE for entry in self._log) < self._budgets.nudges
+
     def _refuse(self, turn: Turn) -> str:
         """Log a turn in which no call and no answer could be read as the model's error; returns what it is told."""
         if self._photo is None:
@@ -374,8 +378,8 @@ def rollout(
     """Let an agent work on photos, many conversations at a time.
 
     A rollout ends with an answer, or when its turns are used up. A turn that neither calls nor answers is told what
-    could not be read, and counts as a call that went wrong. As soon as a rollout ends, the next photo takes its place
-    in the batch.
+    could not be read, at most `budgets.nudges` times, and counts as a call that went wrong. As soon as a rollout ends,
+    the next photo takes its place in the batch.
 
     Args:
         agent: Gets conversations (lists of messages) and returns a text for each. Its `name`, if it has one, signs

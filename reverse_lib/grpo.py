@@ -32,7 +32,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
 
-from reverse_lib.calls import UNREADABLE
+from reverse_lib.calls import NUDGE, UNREADABLE
 from reverse_lib.credit import CREDITS, assistant_turns, spread, turn_advantages, turn_rewards
 from reverse_lib.environment import Budgets, GeoEnvironment, Interface, initial_messages
 from reverse_lib.photos import Photo
@@ -215,11 +215,15 @@ def _finite(value: float, environment: TrainingEnvironment) -> float:
     return float(value)
 
 
-def use_strict_grammar(tokenizer) -> None:
+def use_strict_grammar(tokenizer, nudges: int) -> None:
     """Let TRL see the turn that `trajectory.parse_turn` sees, and nothing more lenient, in place.
 
-    A turn that neither calls nor answers becomes a call of UNREADABLE, so that it is answered; unless it was cut.
+    A turn that neither calls nor answers becomes a call of UNREADABLE, so that it is answered; unless it was cut, or
+    `nudges` turns of the rollout were answered so before.
     """
+
+    def told(prefix: Sequence[int] | None) -> int:
+        return tokenizer.decode(list(prefix or [])).count(NUDGE)
 
     def parse_response(ids, prefix=None, tools=None, **_) -> dict:
         text = decode_turn(tokenizer, list(ids))
@@ -227,7 +231,7 @@ def use_strict_grammar(tokenizer) -> None:
         message = {"role": "assistant", "content": text}
         if turn.tool_call:
             message["tool_calls"] = [_call(turn.tool_call.name, turn.tool_call.arguments)]
-        elif turn.answer is None and tokenizer.eos_token_id in ids:
+        elif turn.answer is None and tokenizer.eos_token_id in ids and told(prefix) < nudges:
             message["tool_calls"] = [_call(UNREADABLE, {"text": text})]
         return message
 
@@ -324,7 +328,7 @@ def make_trainer(
     order = curriculum_order(
         levels or ["unknown"] * len(photos), config.steps * config.prompts_per_step, config.easy_share, seed
     )
-    use_strict_grammar(processor.tokenizer)
+    use_strict_grammar(processor.tokenizer, budgets.nudges)
     functions, function_weights = reward_functions(weights)
     with known_warnings_silenced():
         arguments = grpo_arguments(config, folder, seed, next(model.parameters()).device.type)

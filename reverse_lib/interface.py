@@ -28,12 +28,17 @@ _SNIPPET_CHARS = (600, 240, 120, 60, 0)  # tried in turn until every result fits
 
 @dataclass(frozen=True)
 class Budgets:
-    """What one rollout may use. `turns` counts everything the model writes, its answer included."""
+    """What one rollout may use.
+
+    `turns` counts everything the model writes, its answer included; after `nudges` turns that could not be read and
+    were told so, the next such turn ends the rollout.
+    """
 
     zoom: int = 5
     image: int = 3
     text: int = 5
     turns: int = 10
+    nudges: int = 2
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -29,6 +29,8 @@ class Running:
         turn = parse_turn(text)
         if (turn.answer is not None and turn.tool_call is None) or len(self.texts) >= turns:
             return False
+        if turn.tool_call is None and not self.environment._may_nudge():
+            return False
         self.messages.append(assistant_message(text))
         self.messages.append(tool_message(*self.environment._reply(turn)))
         return True

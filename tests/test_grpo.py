@@ -230,6 +230,14 @@ def test_a_turn_cut_off_ends_its_rollout_and_is_not_answered(tmp_path):
     assert trainer.environments[3]._finished.end == "format" and trainer.environments[3]._breakdown.total == 0
 
 
+def test_after_two_nudges_the_next_turn_that_cannot_be_read_ends_the_rollout_here_too(tmp_path):
+    trainer = scripted_trainer(tmp_path, ([BROKEN] * 5, [BROKEN, BROKEN, GUESS]), max_completion_tokens=900)
+    trainer.train()
+    assert [len(e._log) for e in trainer.environments] == [2, 2]
+    assert [e._finished.end for e in trainer.environments] == ["format", "answered"]
+    assert len(trainer.environments[0]._finished.steps) == 3
+
+
 def test_a_tool_result_that_no_longer_fits_ends_its_rollout(tmp_path):
     trainer = scripted_trainer(tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS]), max_completion_tokens=110)
     trainer.train()

@@ -178,7 +178,7 @@ def test_rollouts_end_as_answered_format_or_budget(search):
     progress = []
     records = rollout(agent, photos, search, budgets=Budgets(turns=4), batch_size=2, progress=progress.append)
     assert [record.end for record in records] == ["answered", "format", "budget"] * 2
-    assert [len(record.steps) for record in records] == [2, 4, 4] * 2
+    assert [len(record.steps) for record in records] == [2, 3, 4] * 2
     assert [record.photo_id for record in records] == [one.photo_id for one in photos]
     assert records[2].steps[3].observation is None and records[2].answer is None
     assert all(record.agent == "scripted" for record in records)
@@ -207,9 +207,15 @@ def test_an_answer_out_of_the_grammar_is_told_so_and_can_be_given_again(search):
     assert "answer_invalid" in record.steps[0].observation.text and record.answer.city == "Valencia"
 
 
+def test_after_so_many_nudges_the_next_turn_that_cannot_be_read_ends_the_rollout(search):
+    for nudges in (0, 1, 4):
+        (record,) = rollout(Scripted(("Hm.",)), [photo("p0")], search, budgets=Budgets(nudges=nudges))
+        assert len(record.steps) == nudges + 1 and record.end == "format" and record.steps[-1].observation is None
+
+
 def test_turns_that_cannot_be_read_use_up_the_budget(search):
     agent = Scripted(("Hm.",))
-    (record,) = rollout(agent, [photo("p0")], search, budgets=Budgets(turns=3))
+    (record,) = rollout(agent, [photo("p0")], search, budgets=Budgets(turns=3, nudges=9))
     assert len(record.steps) == 3 and record.end == "format"
     assert [step.observation and "answer now" in step.observation.text for step in record.steps] == [False, True, None]
 
