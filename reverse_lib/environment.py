@@ -133,9 +133,12 @@ class GeoEnvironment:
             photo = self._photos[photo_id]
         except KeyError:
             raise ValueError(f"reset: photo {photo_id!r} is not among the photos this environment was given") from None
-        image = photo.load() if self._pixels else None
-        self._photo, self._image = photo, image
-        return [self._picture(show_photo)]
+        self._photo = photo
+        try:
+            return [self._picture(show_photo)]
+        except Exception:
+            self._clear()
+            raise
 
     @tool
     def image_zoom_in_tool(self, bbox_2d: list[int], label: str = "") -> list:
@@ -172,9 +175,7 @@ class GeoEnvironment:
         box = as_box(bbox_2d)
         check_text("goal", goal)
         (count,) = self._begin([("image", *box)])
-        if self._image is None and getattr(self._search, "reads_pixels", True):
-            self._image = self._photo.load()
-        region = None if self._image is None else crop(self._image, box)
+        region = crop(self._loaded(), box) if getattr(self._search, "reads_pixels", True) else None
         answer = self._search.image(self._photo.photo_id, box, call=count, crop=region)
         return self._show([answer], f"Image search results for region {box}:", "image")
 
@@ -207,7 +208,13 @@ class GeoEnvironment:
 
     def _picture(self, show: Callable, *region) -> dict:
         """A content block with the photo, or a region of it, as the model sees it."""
-        return image_block(show(self._image, *region, self._interface)) if self._pixels else {"type": "image"}
+        return image_block(show(self._loaded(), *region, self._interface)) if self._pixels else {"type": "image"}
+
+    def _loaded(self) -> Image.Image:
+        """The photo's pixels, from when they are first needed."""
+        if self._image is None:
+            self._image = self._photo.load()
+        return self._image
 
     def _answer(self, method: Callable, given: Mapping, required: Mapping[str, bool]) -> str | list[dict]:
         """Run a tool. What the model got wrong, or a service failed at, is answered in words."""

@@ -16,10 +16,9 @@ import dataclasses
 import json
 import math
 import shutil
-import time
-from collections import Counter
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -31,42 +30,36 @@ from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
+from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from reverse_lib.calls import NUDGE, UNREADABLE
 from reverse_lib.credit import CREDITS, assistant_turns, spread, turn_advantages, turn_rewards
 from reverse_lib.environment import Budgets, GeoEnvironment, Interface, initial_messages
+from reverse_lib.pace import PARTS, Stopwatch, rollout_metrics
 from reverse_lib.photos import Photo
 from reverse_lib.policy import decode_turn, known_warnings_silenced, pictures_remembered, right_padded
 from reverse_lib.profiles import GrpoConfig
 from reverse_lib.rewards import Weights, score
 from reverse_lib.sft import History
-from reverse_lib.trajectory import SEARCH_TOOLS, TOOLS, curriculum_order, parse_turn
+from reverse_lib.trajectory import TOOLS, curriculum_order, parse_turn
 
 COMPONENTS = ("accuracy", "format", "look", "query", "trust", "errors")
 METRICS_FILE, SETTINGS_FILE = "metrics.jsonl", "settings.json"
-PARTS = ("generate", "tools", "own", "step")
-
-
-class Stopwatch:
-    """Seconds spent in parts of a step, by name; parts may lie within each other."""
-
-    def __init__(self):
-        self.seconds: Counter = Counter()
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[part] += time.perf_counter() - started
+PICTURES = 512  # photos and zooms to keep drawn
+_BY_TOKEN = {"completion_ids", "completion_mask", "tool_mask", "advantages", "old_per_token_logps"}
+_BY_TOKEN |= {"ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio"}  # (B, completion)
+CHUNKS = 4  # parts of a batch, by length, that the loss is computed in on a CPU
 
 
 class TrainingEnvironment(GeoEnvironment):
-    """The environment with a memory of its finished rollout, for the reward functions, and a watch on its tools."""
+    """The environment with a memory of its finished rollout, for the reward functions, and a watch on its tools.
+
+    Pictures are drawn once for all environments that share `_pictures`: a group shares its photo, and often its boxes.
+    """
 
     _weights = Weights()
     _clock = Stopwatch()
+    _pictures: OrderedDict = OrderedDict()
 
     def reset(self, **row) -> list[dict]:
         with self._clock("tools"):
@@ -75,6 +68,14 @@ class TrainingEnvironment(GeoEnvironment):
     def _answer(self, method: Callable, given: Mapping, required: Mapping[str, bool]) -> str | list[dict]:
         with self._clock("tools"):
             return super()._answer(method, given, required)
+
+    def _picture(self, show: Callable, *region) -> dict:
+        key = (self._photo.photo_id, show.__name__, *(tuple(box) for box in region))
+        if key not in self._pictures:
+            self._pictures[key] = super()._picture(show, *region)
+            while len(self._pictures) > PICTURES:
+                self._pictures.popitem(last=False)
+        return dict(self._pictures[key])
 
     def _unreadable(self, text: str) -> str:
         """The answer to a turn that can't be read, as a tool of TRL's; no part of the prompt."""
@@ -169,22 +170,36 @@ class GeoGRPOTrainer(GRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         # one photo a prompt, all photos of one size: nothing is padded on the left, and a CPU can take the short way
+        alone = self.accelerator.num_processes == 1 and self.accelerator.device.type == "cpu"
+        loss_of = super()._compute_loss
         with right_padded(model) if inputs["prompt_mask"].all() else nullcontext():
-            return super()._compute_loss(model, inputs)
+            return sum(loss_of(model, part) for part in by_length(inputs, CHUNKS if alone else 1))
 
 
-def rollout_metrics(steps: Sequence) -> Iterator[tuple[str, float]]:
-    """Names and values to average: calls a photo by tool; shares of calls that repeat, of searches without a result,
-    of turns that can't be read."""
-    seen = [step.observation for step in steps]
-    used = Counter(one.tool for one in seen if one is not None)
-    yield from ((f"calls/{tool.split('_')[tool.startswith('image_zoom')]}", float(used[tool])) for tool in TOOLS)
-    for observation in seen:
-        yield "turns/unreadable", float(observation is not None and observation.tool == UNREADABLE)
-        if observation is not None and observation.tool in TOOLS:
-            yield "calls/repeated", float(observation.repeated)
-        if observation is not None and observation.tool in SEARCH_TOOLS:
-            yield "calls/missed", float(observation.status == "miss")
+def by_length(inputs: Mapping, chunks: int) -> Iterator[dict]:
+    """Parts of a batch whose rollouts are about equally long, each cut to its longest: less padding to compute.
+
+    The losses of the parts sum to that of the batch, because TRL divides by the tokens of the whole batch.
+    """
+    prompt = inputs["prompt_ids"].shape[1]
+    lengths = inputs["completion_mask"].sum(1)  # (B,)
+    whole = split_pixel_values_by_grid(dict(inputs))
+    for rows in lengths.argsort(stable=True).tensor_split(chunks):
+        if len(rows):
+            longest = int(lengths[rows].max())
+            part = {key: _rows(value, rows.tolist()) for key, value in whole.items()}
+            for key, value in part.items():
+                if key.endswith("token_type_ids"):
+                    part[key] = value[:, : prompt + longest]
+                elif key in _BY_TOKEN and value.dim() == 2:
+                    part[key] = value[:, :longest]
+            yield unsplit_pixel_values_by_grid(part)
+
+
+def _rows(value, rows: list[int]):
+    if isinstance(value, torch.Tensor) and value.dim():
+        return value[rows]
+    return [value[i] for i in rows] if isinstance(value, list) else value
 
 
 def reward_functions(weights: Weights) -> tuple[list[Callable], list[float]]:
@@ -272,6 +287,7 @@ def grpo_arguments(config: GrpoConfig, folder: str | Path, seed: int, device: st
         max_completion_length=config.max_completion_tokens,
         generation_kwargs={"max_new_tokens": min(config.max_turn_tokens, config.max_completion_tokens)},
         shuffle_dataset=False,
+        loss_type="dapo",  # a mean over all tokens of a step
         bf16=True,
         use_cpu=device == "cpu",
         gradient_checkpointing=False,
@@ -317,12 +333,12 @@ def make_trainer(
         raise ValueError(f"grpo.credit={config.credit!r}: choose one of {', '.join(CREDITS)}")
     if levels is not None and len(levels) != len(photos):
         raise ValueError(f"{len(levels)} levels for {len(photos)} photos: give one for each, or none")
-    weights, budgets, clock = weights or Weights(), budgets or Budgets(), Stopwatch()
+    weights, budgets, clock, pictures = weights or Weights(), budgets or Budgets(), Stopwatch(), OrderedDict()
     by_id: Mapping[str, Photo] = {photo.photo_id: photo for photo in photos}
 
     def environment() -> TrainingEnvironment:
         made = TrainingEnvironment(search, by_id, interface, budgets, tools)
-        made._weights, made._clock = weights, clock
+        made._weights, made._clock, made._pictures = weights, clock, pictures
         return made
 
     order = curriculum_order(
@@ -398,25 +414,3 @@ def _forget(folder: Path) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     (folder / SETTINGS_FILE).unlink(missing_ok=True)
-
-
-def speed(rows: Sequence[Mapping], rollouts_per_step: int) -> dict[str, float]:
-    """How fast a run was and where its time went, from its logged rows; the first step, which warms up, is left out.
-
-    Returns:
-        rollouts_per_s; tokens_per_s (prompts and what the model wrote); the shares of a step, 0..1: generate, tools
-        (the environment), own (everything that is ours: environment, rewards, credit, logging), update (the rest).
-    """
-    steps = [row for row in rows if row.get("seconds/step")][1:]
-    seconds = {part: sum(row[f"seconds/{part}"] for row in steps) for part in PARTS}
-    whole = seconds["step"] or math.nan
-    tokens = steps[-1]["num_tokens"] - rows[0]["num_tokens"] if steps else math.nan
-    own = seconds["own"] + seconds["tools"]
-    return {
-        "rollouts_per_s": rollouts_per_step * len(steps) / whole,
-        "tokens_per_s": tokens / whole,
-        "generate": seconds["generate"] / whole,
-        "tools": seconds["tools"] / whole,
-        "own": own / whole,
-        "update": 1 - (seconds["generate"] + own) / whole,
-    }

@@ -17,6 +17,7 @@ from reverse_lib.calls import UNREADABLE
 from reverse_lib.credit import trajectory_advantages, turn_advantages, turn_rewards
 from reverse_lib.environment import TINY
 from reverse_lib.geo import accuracy_reward, haversine_km
+from reverse_lib.pace import PARTS, speed
 from reverse_lib.profiles import GrpoConfig
 from reverse_lib.rewards import Weights
 from reverse_lib.sft import read_rows
@@ -72,7 +73,7 @@ def test_what_rollouts_did_is_logged_besides_what_they_earned(tmp_path):
         "rollouts/truncated": 1 / 4,
     }
     assert {name: row[name] for name in expected} == pytest.approx(expected)
-    assert {f"seconds/{part}" for part in grpo.PARTS} <= set(row)
+    assert {f"seconds/{part}" for part in PARTS} <= set(row)
 
 
 def test_every_component_reaches_the_trainer_and_the_total_is_theirs(trainer):
@@ -169,6 +170,20 @@ def test_a_component_alone_gives_its_own_gradient(tmp_path, name, credit):
     expected = by_hand(advantages, output)
     assert torch.nn.functional.cosine_similarity(found, expected.float(), dim=0) > 0.995
     assert found.norm() == pytest.approx(expected.norm().item(), rel=0.03)
+
+
+def test_a_loss_computed_in_parts_by_length_is_the_whole_one(tmp_path, monkeypatch):
+    found = []
+    for chunks in (1, 3):
+        monkeypatch.setattr(grpo, "CHUNKS", chunks)
+        trainer, gradient = one_step(tmp_path / str(chunks), SCRIPTS, Weights(), "turn")
+        found.append((gradient, [row["loss"] for row in rows_of(trainer) if "loss" in row][0]))
+    (whole, loss), (parts, same) = found
+    assert torch.nn.functional.cosine_similarity(whole, parts, dim=0) > 0.999 and loss == pytest.approx(same, abs=1e-4)
+    assert whole.norm().item() == pytest.approx(parts.norm().item(), rel=0.01)
+    sizes = [part["completion_ids"].shape for part in grpo.by_length(trainer.recorded[0], 3)]
+    assert [rows for rows, _ in sizes] == [2, 1, 1] and sizes == sorted(sizes, key=lambda size: size[1])
+    assert sizes[0][1] < sizes[-1][1] == trainer.recorded[0]["completion_ids"].shape[1]
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -318,7 +333,7 @@ def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path):
 def test_where_the_time_went_is_shares_of_the_steps_after_the_first():
     row = {"seconds/step": 10.0, "seconds/generate": 6.0, "seconds/tools": 0.1, "seconds/own": 0.1}
     rows = [row | {"seconds/step": 99.0, "num_tokens": 100.0}, row | {"num_tokens": 300.0}, row | {"num_tokens": 700.0}]
-    found = grpo.speed([*rows, {"train_loss": 0.0}], rollouts_per_step=64)
+    found = speed([*rows, {"train_loss": 0.0}], rollouts_per_step=64)
     expected = {
         "rollouts_per_s": 6.4,
         "tokens_per_s": 30.0,
