@@ -52,11 +52,11 @@ class AnnotationConfig:
 class SftConfig:
     """Supervised fine-tuning: the direct stage or the multi-turn cold start."""
 
-    samples: int = 1600
+    samples: int = 640
     batch_size: int = 16
     accumulate: int = 1  # batches a step
     learning_rate: float = 1e-3
-    epochs: float = 2.0
+    epochs: float = 1.0
     minutes: float = 4.0  # stops earlier than `epochs` when this is used up
     max_length: int = 2048  # tokens; a longer sample is refused by name
     save_steps: int = 0  # a checkpoint every so many steps; 0 keeps none
@@ -101,7 +101,7 @@ class Profile:
     world: WorldConfig = field(default_factory=WorldConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     annotation: AnnotationConfig = field(default_factory=AnnotationConfig)
-    direct: SftConfig = field(default_factory=lambda: SftConfig(samples=1500, minutes=2))
+    direct: SftConfig = field(default_factory=lambda: SftConfig(samples=1500, epochs=2.0, minutes=2))
     coldstart: SftConfig = field(default_factory=SftConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -146,8 +146,8 @@ _SMOKE = Profile(
     timeout_s=180,
     world=WorldConfig(places=40, val_photos=8),
     annotation=AnnotationConfig(photos=24),
-    direct=SftConfig(samples=16, batch_size=4, minutes=0.25),
-    coldstart=SftConfig(samples=16, batch_size=4, minutes=0.25),
+    direct=SftConfig(samples=16, batch_size=4, epochs=2.0, minutes=0.25),
+    coldstart=SftConfig(samples=16, batch_size=4, epochs=2.0, minutes=0.25),
     grpo=GrpoConfig(steps=2, prompts_per_step=1, group_size=4, judged_photos=8),
     evaluation=EvaluationConfig(photos=8, batch_size=8, bootstrap=200),
 )
@@ -157,7 +157,7 @@ _GPU = Profile(
     world=WorldConfig(places=1000, val_photos=400),
     model=ModelConfig(device="cuda"),
     annotation=AnnotationConfig(photos=10000),
-    direct=SftConfig(samples=20000, batch_size=128, minutes=4),
+    direct=SftConfig(samples=20000, batch_size=128, epochs=2.0, minutes=4),
     coldstart=SftConfig(samples=10000, batch_size=64, minutes=6),
     grpo=GrpoConfig(steps=100, prompts_per_step=32),
     evaluation=EvaluationConfig(photos=1000, batch_size=256),
