@@ -66,11 +66,12 @@ class SftConfig:
 class GrpoConfig:
     """Reinforcement learning against the offline cache."""
 
-    steps: int = 24
+    steps: int = 40
     prompts_per_step: int = 8
     group_size: int = 8  # rollouts of one photo
-    learning_rate: float = 5e-5
-    temperature: float = 1.0
+    learning_rate: float = 1.2e-4
+    temperature: float = 0.8
+    search: str = "record"  # what answers: "offline", the cache alone; "record", and what it misses the live service
     credit: str = "turn"  # who is paid: "turn" (see `credit`) or "trajectory" (plain GRPO)
     gamma: float = 1.0  # discount a turn, of turn-level credit
     easy_share: float = 0.5  # of the photos drawn, first the easy ones alone, then all
@@ -176,6 +177,7 @@ _QWEN = Profile(
         temperature=0.7,
         max_completion_tokens=8192,
         max_turn_tokens=2048,
+        search="offline",
     ),
     evaluation=EvaluationConfig(photos=2997, batch_size=16),
 )

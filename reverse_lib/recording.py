@@ -1,14 +1,17 @@
 """A live search service through the cache: what was asked before is answered from disk, what is new is kept.
 
 What differs from the paper's code: which mode is on is said, a miss in mode "offline" stays one, a failing service is
-an error and leaves nothing in the cache, and how far the cache has drifted from the live service can be measured.
+an error and leaves nothing in the cache, and how far the cache has drifted from the live service can be measured. What
+is shown comes from the cache also when the service was just asked, so that the first who asks sees what the next sees.
 
     with SearchCache.open("outputs/cache", mode="w", max_age_days=90) as cache:
         search = RecordedSearch(cache, LiveSearch(text=Tavily()), backend="tavily")
         search.text("photo-1", "Valencia Spain")          # asked once, then from disk for 90 days
 """
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -53,7 +56,7 @@ class RecordedSearch:
             return known
         answer = self.live.image(photo_id, bbox_2d, call, crop)
         self._keep(self.cache.record_image, photo_id, bbox_2d, answer)
-        return answer
+        return self.cache.image(photo_id, bbox_2d, call)
 
     def text(self, photo_id: str, query: str, call: int = 0) -> SearchAnswer | None:
         """Searches by words; arguments and errors as in `image`."""
@@ -62,7 +65,7 @@ class RecordedSearch:
             return known
         answer = self.live.text(photo_id, query, call)
         self._keep(self.cache.record_text, photo_id, query, answer)
-        return answer
+        return self.cache.text(photo_id, query, call)
 
     def evidence(self, photo_id: str) -> list[str]:
         """What either knows."""
@@ -136,3 +139,37 @@ def drift(
 
 def _address(result: SearchResult) -> tuple[str, ...]:
     return (result.url,) if result.url else (result.title, result.snippet)
+
+
+def training_search(
+    mode: str, recorded: str | Path, folder: str | Path, live: SearchBackend, shown: int, backend: str = "live"
+) -> tuple[SearchCache, SearchBackend]:
+    """What answers searches while an agent is trained.
+
+    Args:
+        mode: "offline": what was recorded, and nothing else. "record": a copy of it, which learns from the service what
+            it doesn't have. A student asks what its teacher never asked; offline, most of that is a miss, and an
+            agent learns that searching does not pay. In this mode only the very call that was recorded is answered
+            from the copy: a near one is asked anew, as it will be when the agent is on its own.
+        recorded: A cache.
+        folder: Where the copy goes, `search_cache`; an older one is replaced.
+        live: The service.
+        shown: Results of an answer, at most.
+        backend: Written into each new record.
+
+    Returns:
+        The cache, to be closed after training, and the backend to train with.
+
+    Raises:
+        ValueError: The mode is neither.
+    """
+    if mode not in ("offline", "record"):
+        raise ValueError(f"search={mode!r}: choose 'offline' or 'record'")
+    if mode == "offline":
+        cache = SearchCache.open(recorded, shown=shown)
+        return cache, cache
+    copy = Path(folder) / "search_cache"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(recorded, copy)
+    cache = SearchCache.open(copy, mode="w", shown=shown, min_similarity=1.0, min_iou=1.0)
+    return cache, RecordedSearch(cache, live, "record", backend)

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from reverse_lib.cache import SearchCache
-from reverse_lib.recording import RecordedSearch, drift
+from reverse_lib.recording import RecordedSearch, drift, training_search
 from reverse_lib.search import BlockList, SearchAnswer, SearchBackend, SearchResult, ServiceError
 
 BOX, DAY_S = [100, 200, 300, 400], 86_400
@@ -48,7 +48,7 @@ def test_a_call_is_asked_once_and_then_answered_from_disk(cache):
     search = RecordedSearch(cache, live, backend="tavily")
     assert isinstance(search, SearchBackend)
     first, again = search.text("p", "Valencia Spain"), search.text("p", "valencia, SPAIN")
-    assert first.results == live.pages and len(live.asked) == 1
+    assert first == search.text("p", "Valencia Spain") and len(live.asked) == 1
     assert {r.url: r.useful for r in again.results} == {"https://a.example": False, "https://b.example": True}
     search.image("p", BOX, crop="pixels")
     search.image("p", [102, 200, 300, 400], crop="pixels")
@@ -90,14 +90,15 @@ def test_a_record_that_is_too_old_is_asked_again(tmp_path):
         cache.record_text("p", "young", [page("young")], time=time.time() - 29 * DAY_S)
         assert cache.text("p", "old query") is None and cache.text("p", "young") is not None
         search = RecordedSearch(cache, live)
-        assert search.text("p", "old query").results == live.pages and search.text("p", "young") is not None
+        fresh = {result.url for result in search.text("p", "old query").results}
+        assert "https://new.example" in fresh and search.text("p", "young") is not None
         assert len(live.asked) == 1 and cache.text("p", "old query") is not None
 
 
 def test_nothing_found_is_kept_as_an_answer_and_a_failure_is_not(cache):
     live = Live()
     search = RecordedSearch(cache, live)
-    assert search.text("p", "nothing") is None
+    assert search.text("p", "nothing").results == ()
     live.down = True
     assert search.text("p", "nothing").results == ()
     with pytest.raises(ServiceError):
@@ -140,3 +141,28 @@ def test_the_miniature_web_does_not_drift_from_itself(world, cache):
     RecordedSearch(cache, world.live, backend="miniature web").text(photo.photo_id, photo.place.name)
     found = drift(cache.calls(), world.live)
     assert found["changed"].tolist() == [0.0] and found["lost"].tolist() == [0]
+
+
+def test_training_offline_uses_the_recorded_cache_alone(tmp_path, cache):
+    cache.record_text("p", "Vigo Spain", [page("a")])
+    live = Live(page("b"))
+    opened, search = training_search("offline", cache.path, tmp_path, live, shown=6)
+    with opened:
+        assert search.text("p", "Vigo").match == 0.5 and search.text("p", "Lugo") is None and live.asked == []
+
+
+def test_training_in_record_mode_asks_for_what_nobody_asked_before_and_leaves_the_recorded_cache_alone(tmp_path, cache):
+    cache.record_text("p", "Vigo Spain", [page("a")])
+    live = Live(page("b"))
+    for _ in range(2):  # a second run starts from what was recorded again
+        opened, search = training_search("record", cache.path, tmp_path / "run", live, shown=6, backend="web")
+        with opened:
+            assert search.text("p", "vigo, spain").results[0].url == "https://a.example"
+            assert [search.text("p", "Vigo").results[0].url for _ in range(2)] == ["https://b.example"] * 2
+            assert {call.backend for call in opened.calls()} == {"", "web"}
+    assert len(live.asked) == 2 and [call.arguments for call in cache.calls()] == ["Vigo Spain"]
+
+
+def test_another_mode_of_training_is_refused(tmp_path, cache):
+    with pytest.raises(ValueError, match="search='live': choose 'offline' or 'record'"):
+        training_search("live", cache.path, tmp_path, Live(), shown=6)
