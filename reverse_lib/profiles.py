@@ -64,9 +64,9 @@ class SftConfig:
 
 @dataclass(frozen=True)
 class GrpoConfig:
-    """Reinforcement learning against the offline cache."""
+    """Reinforcement learning."""
 
-    steps: int = 40
+    steps: int = 30
     prompts_per_step: int = 8
     group_size: int = 8  # rollouts of one photo
     learning_rate: float = 1.2e-4

@@ -26,6 +26,7 @@ from reverse_lib.profiles import get_profile, known_keys
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = "python3"  # jupyter starts it with the interpreter that runs this module
 CHILD_ENVIRONMENT = {"MPLBACKEND": "agg", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
+CHILD_ENVIRONMENT |= {"REVERSE_NO_FRONT_END": "1"}  # nobody will move a slider: see `widgets`
 ROWS_A_NOTEBOOK = 12
 
 

@@ -8,6 +8,7 @@ is escaped.
 import base64
 import html
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets
@@ -151,7 +152,8 @@ class TrajectoryViewer(ipywidgets.VBox):
         self._draw()
 
     def _repr_mimebundle_(self, **kwargs):
-        return super()._repr_mimebundle_(**kwargs) | {"text/html": self.unfolded()}
+        page = {"text/html": self.unfolded()}
+        return page if os.environ.get("REVERSE_NO_FRONT_END") else super()._repr_mimebundle_(**kwargs) | page
 
     def unfolded(self) -> str:
         """Every turn of every rollout as HTML that needs no front end."""
