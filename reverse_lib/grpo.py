@@ -280,7 +280,7 @@ def grpo_arguments(config: GrpoConfig, folder: str | Path, seed: int, device: st
         per_device_train_batch_size=rollouts // processes,
         num_generations=config.group_size,
         learning_rate=config.learning_rate,
-        lr_scheduler_type="constant",
+        lr_scheduler_type=config.schedule,
         max_steps=config.steps,
         temperature=config.temperature,
         beta=config.beta,

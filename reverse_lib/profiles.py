@@ -66,10 +66,11 @@ class SftConfig:
 class GrpoConfig:
     """Reinforcement learning."""
 
-    steps: int = 30
+    steps: int = 24
     prompts_per_step: int = 8
     group_size: int = 8  # rollouts of one photo
-    learning_rate: float = 1.2e-4
+    learning_rate: float = 2e-4
+    schedule: str = "linear"  # of the rate: "linear" falls to zero over the run, "constant" stays
     temperature: float = 0.8
     search: str = "record"  # what answers: "offline", the cache alone; "record", and what it misses the live service
     credit: str = "turn"  # who is paid: "turn" (see `credit`) or "trajectory" (plain GRPO)
@@ -178,6 +179,7 @@ _QWEN = Profile(
         max_completion_tokens=8192,
         max_turn_tokens=2048,
         search="offline",
+        schedule="constant",
     ),
     evaluation=EvaluationConfig(photos=2997, batch_size=16),
 )
