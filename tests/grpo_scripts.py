@@ -113,3 +113,8 @@ if __name__ == "__main__":
         advantages = trainer.accelerator.gather_for_metrics([trainer.recorded[0]["advantages"]], use_gather_object=True)
         if trainer.accelerator.is_main_process:
             torch.save({"advantages": list(advantages), "gradient": kept.found, "row": rows_of(trainer)[0]}, out)
+        trainer.accelerator.wait_for_everyone()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # a process that just ends may be aborted by the others' threads
+        sys.stdout.flush()
+        os._exit(0)
