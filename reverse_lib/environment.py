@@ -53,7 +53,7 @@ from reverse_lib.interface import (
     text_block,
     with_photo,
 )
-from reverse_lib.photos import Photo, crop
+from reverse_lib.photos import Photo, PhotoError, crop
 from reverse_lib.rollouts import run_batched
 from reverse_lib.search import SearchAnswer, SearchBackend, ServiceError, normalise_query
 from reverse_lib.trajectory import TOOLS, Observation, ToolCall, Trajectory, Turn
@@ -136,7 +136,7 @@ class GeoEnvironment:
         self._photo = photo
         try:
             return [self._picture(show_photo)]
-        except Exception:
+        except PhotoError:
             self._clear()
             raise
 

@@ -152,7 +152,7 @@ def test_lens_sends_the_address_where_the_user_put_the_crop(server):
     assert lens("p1", [10, 20, 30, 40], None) == [SearchResult("La Lonja", "https://guide.example/l", "Guide")]
     assert server.requests[0][0] == "/lens" and server.requests[0][2] == {"url": "https://mine.example/p1-10.jpg"}
     with pytest.raises(ValueError, match="photo p1: address_of must give the https address"):
-        SerperLens(lambda *_: "/tmp/crop.jpg", server.url, **QUICK)("p1", [10, 20, 30, 40], None)
+        SerperLens(lambda *_: "crop.jpg", server.url, **QUICK)("p1", [10, 20, 30, 40], None)
 
 
 def test_vision_sends_the_pixels_alone_small_and_inline(server):
