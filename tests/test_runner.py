@@ -92,11 +92,11 @@ def test_a_failed_notebook_leaves_no_metrics_of_an_earlier_run(folder):
 
 
 def test_the_time_limit_covers_the_whole_notebook(folder):
-    write(folder / "notebooks" / "00_first.ipynb", ["import time; time.sleep(4)", "time.sleep(4)", "time.sleep(60)"])
+    write(folder / "notebooks" / "00_first.ipynb", ["import time; time.sleep(4)", "time.sleep(4)", "time.sleep(300)"])
     start = time.monotonic()
     with pytest.raises(NotebookError, match=r"time limit of 6 s used up in cell In \[4\]"):
         go(folder, overrides={"timeout_s": 6})
-    assert time.monotonic() - start < 25
+    assert time.monotonic() - start < 60, "not the whole minute of the third cell"
 
 
 def test_a_kernel_that_dies_is_named(folder):
