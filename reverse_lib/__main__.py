@@ -3,10 +3,9 @@
 import ast
 import hashlib
 import json
-import re
 import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -17,10 +16,11 @@ WORLD_ONLY = (
     "This tiny model knows only the miniature world: it reads rendered signs and landmarks. "
     "For a real photograph its answer means nothing; use --model Qwen/Qwen3-VL-4B-Instruct or your own checkpoint."
 )
-NO_LIVE = (
-    "--live: no live search service is configured; leave --live out to search the miniature web, "
-    "the only search this version has"
+OFFLINE = (
+    "Without --live nothing is searched for real photographs: the agent is offered no tool but the zoom. "
+    "With --live you are told first what is sent to whom."
 )
+MOST_TOLD = 50  # bad rows on standard error
 TOOL_NAMES = {"zoom": "image_zoom_in_tool", "image": "image_search_tool", "text": "text_search_tool"}
 
 
@@ -75,38 +75,67 @@ def _setting(text: str) -> tuple[str, object]:
         return name, value
 
 
-@main.command()
+_calling = click.option(
+    "--calling",
+    type=click.Choice(["native", "prompt", "template"]),
+    default="native",
+    show_default=True,
+    help="openai: tools as function calls, written in the prompt, or by the template of a checkpoint of ours.",
+)
+
+
+class _Geolocate(click.Command):
+    """Lets `--coarse` stand without a value, also right before a photo."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        pairs = zip(args, [*args[1:], ""], strict=True)
+        bare = [name == "--coarse" and following not in ("country", "region") for name, following in pairs]
+        return super().parse_args(ctx, ["--coarse=country" if b else a for a, b in zip(args, bare, strict=True)])
+
+
+@main.command(cls=_Geolocate)
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO...", type=click.Path(path_type=Path))
-@click.option("--model", default=AGENT, show_default=True, metavar="DIR|ID", help="A checkpoint folder or model id.")
+@click.option("--model", default=AGENT, show_default=True, metavar="DIR|ID|openai:NAME", help="What answers.")
+@click.option("--tools", default="all", show_default=True, metavar="all|none|zoom,image,text", help="Tools offered.")
+@_calling
+@click.option("--coarse", type=click.Choice(["country", "region"]), help="Tell no more than this; alone: country.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("--map", "map_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a map, FILE.html.")
-@click.option("--live", is_flag=True, help="Search live services.")
-def geolocate(photos: tuple[Path, ...], model: str, as_json: bool, map_file: Path | None, live: bool) -> None:
-    """Say where photos were taken, and how the agent got there (JPEG, PNG, WebP, HEIC)."""
-    if live:
-        raise click.UsageError(NO_LIVE)
+@click.option("--live", is_flag=True, help="Search live services; you are told what goes to whom.")
+def geolocate(photos, model, tools, calling, coarse, as_json, map_file, live) -> None:
+    """Say where photos were taken, and how the agent got there (JPEG, PNG, WebP, HEIC).
+
+    Nothing leaves this machine unless --live or a model on a server is asked for, and metadata never does.
+    """
+    with _usage_errors():
+        offered = _tools(tools)
+        search = _live_search(offered) if live else None
     loaded, failed = _load_photos(photos)
     if not loaded:
         sys.exit(2)
     from tqdm import tqdm
 
+    from reverse_lib import answers
+    from reverse_lib.agents import SERVER, in_words
     from reverse_lib.environment import rollout
 
-    agent, search = _agent(model), _world(0).live
-    with tqdm(total=len(loaded), unit="photo", file=sys.stderr, disable=None if len(loaded) > 1 else True) as bar:
-        trajectories = rollout(agent, list(loaded.values()), search, agent.interface, progress=bar.update)
-    in_words = _in_words(agent)
+    if coarse and (live or model.startswith(SERVER)):
+        click.echo("--coarse: what is told here is coarse; what is sent is not", err=True)
+    agent = _agent(model, offered, calling)
+    search, offered = (search, offered) if live else _offline(agent, offered)
+    bar = tqdm(total=len(loaded), unit="photo", file=sys.stderr, disable=None if len(loaded) > 1 else True)
+    with bar, _endpoint_errors():
+        trajectories = rollout(
+            agent, list(loaded.values()), search, agent.interface, tools=offered, progress=bar.update
+        )
+    told = answers.Told(dict(zip(loaded, trajectories, strict=True)), in_words(agent), coarse)
     note = WORLD_ONLY if agent.interface.name == "tiny" else ""
     if as_json:
-        rows = [_row(path, trajectory) for path, trajectory in zip(loaded, trajectories, strict=True)]
-        click.echo(json.dumps({"model": model, "note": note, "photos": rows}, ensure_ascii=False))
+        click.echo(json.dumps({"model": model, "note": note, "photos": told.rows()}, ensure_ascii=False))
     else:
-        for path, trajectory in zip(loaded, trajectories, strict=True):
-            click.echo(_told(path, trajectory, in_words))
-        if note:
-            click.echo(f"\n{note}")
+        click.echo("\n".join([told.text(), *([f"\n{note}"] if note else [])]))
     if map_file:
-        _write_map(trajectories, in_words, map_file)
+        _write_map(told.map(), map_file)
     sys.exit(2 if failed else 0)
 
 
@@ -130,11 +159,11 @@ def _load_photos(paths: Sequence[Path]) -> tuple[dict, int]:
     return loaded, failed
 
 
-def _write_map(trajectories: Sequence, in_words, path: Path) -> None:
-    from reverse_lib.maps import answer_map, save_map
+def _write_map(map_, path: Path) -> None:
+    from reverse_lib.maps import save_map
 
     try:
-        save_map(answer_map(trajectories, in_words=in_words), path)
+        save_map(map_, path)
     except OSError as error:
         raise click.ClickException(
             f"--map {path}: {error.strerror or error}; name a file that can be written"
@@ -142,56 +171,122 @@ def _write_map(trajectories: Sequence, in_words, path: Path) -> None:
     click.echo(f"Map: {path}", err=True)
 
 
-def _told(path: Path, trajectory, in_words) -> str:
-    from reverse_lib.evaluation import narrate
-
-    answer = trajectory.answer
-    found = answer.text() if answer else f"no readable answer (the rollout ended: {trajectory.end or 'unfinished'})"
-    return "\n".join([f"\n{path}: {found}", *(f"  {line}" for line in narrate(trajectory, in_words))])
-
-
-def _row(path: Path, trajectory) -> dict:
-    answer = trajectory.answer
-    return {
-        "photo": str(path),
-        "answer": answer and {"country": answer.country, "city": answer.city, "lat": answer.lat, "lon": answer.lon},
-        "end": trajectory.end,
-        "trajectory": trajectory.to_dict(),
-    }
-
-
 @main.command()
-@click.option("--benchmark", type=click.Choice(["world", "folder"]), required=True, help="What to evaluate on.")
-@click.option("--root", type=click.Path(path_type=Path), help="folder: a CSV with path, lat, lon, or its folder.")
-@click.option("--split", default="test-new", show_default=True, help="world: train, val, test-seen or test-new.")
+@click.option(
+    "--benchmark", type=click.Choice(["world", "im2gps3k", "yfcc4k", "folder"]), required=True, help="What on."
+)
+@click.option("--root", type=click.Path(path_type=Path), help="The folder with the photos and their CSV, or the CSV.")
+@click.option("--split", help="world: test-new (the default), test-seen, val or train.")
 @click.option("--world-seed", default=0, show_default=True, help="world: another seed, other places and photos.")
-@click.option("--photos", "n", type=click.IntRange(1), help="How many; all of a folder, or 200 of the world.")
-@click.option("--model", default=AGENT, show_default=True, metavar="DIR|ID", help="A checkpoint folder or model id.")
+@click.option("--photos", "n", type=click.IntRange(1), help="How many of those listed; all, or 200 of the world.")
+@click.option("--model", default=AGENT, show_default=True, metavar="DIR|ID|openai:NAME", help="What answers.")
 @click.option("--tools", default="all", show_default=True, metavar="all|none|zoom,image,text", help="Tools offered.")
-@click.option("--live", is_flag=True, help="Search live; of the world, that is its own search engine.")
+@_calling
+@click.option("--live", is_flag=True, help="Search live services; of the world, that is its own search engine.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Keep tables here; go on from them.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def evaluate(benchmark, root, split, world_seed, n, model, tools, live, as_json) -> None:
-    """Measure a model: accuracy by distance, decisions, calls, each with a 95 % interval."""
-    if live and benchmark == "folder":
-        raise click.UsageError(NO_LIVE)
-    world = _world(world_seed)
-    try:
-        offered = _tools(tools)
-        photos = _folder_photos(root, n) if benchmark == "folder" else world.photos(split, n or 200)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+def evaluate(benchmark, root, split, world_seed, n, model, tools, calling, live, output, as_json) -> None:
+    """Measure a model: accuracy by distance, decisions, calls, each with a 95 % interval.
+
+    Bad rows of a list are named with their line, counted, and left out. Status: 0 done, 1 failed, 2 wrong options.
+    """
+    with ExitStack() as open_files:
+        with _usage_errors():
+            offered, world = _tools(tools), _world(world_seed) if benchmark == "world" else None
+            search = _searched(benchmark, offered, world, live, output, open_files)
+            listing = _listing(benchmark, root, split, n, world)
+        agent = _agent(model, offered, calling)
+        if search is None:
+            search, offered = _offline(agent, offered)
+        if benchmark != "world" and agent.interface.name == "tiny":
+            click.echo(WORLD_ONLY, err=True)
+        frame = _evaluated(agent, listing, search, offered, output)
+    _report(frame, listing, as_json, output)
+
+
+def _searched(benchmark: str, offered: Sequence[str], world, live: bool, output: Path | None, open_files: ExitStack):
+    """The world's own engine, or live services; None where neither applies."""
+    if benchmark == "world":
+        if live:
+            click.echo("--live: of the world that is its own search engine; nothing is sent", err=True)
+        return world.live
+    return _live_search(offered, output, open_files) if live else None
+
+
+def _listing(benchmark: str, root: Path | None, split: str | None, n: int | None, world):
+    """The photos to evaluate on; what is wrong with the list goes to standard error."""
+    from tqdm import tqdm
+
+    from reverse_lib import benchmarks
+
+    if benchmark == "world" and root is not None:
+        raise ValueError("--root: the world needs no folder; leave it out, or name another benchmark")
+    if benchmark != "world" and split is not None:
+        raise ValueError(f"--split: {benchmark} has no splits; leave it out, or use --benchmark world")
+    with tqdm(unit="photo", desc="opening", file=sys.stderr, leave=False, disable=benchmark == "world" or None) as bar:
+        listing = benchmarks.load(benchmark, root, split or "test-new", n, world, progress=bar.update)
+    published = benchmarks.PUBLISHED.get(benchmark)
+    if n is None and published and listing.listed != published:
+        click.echo(f"{benchmark} is published with {published:,} photos; {listing.listed:,} are listed here", err=True)
+    for word, rows in (("left out", listing.skipped), ("kept, but look", listing.suspicious)):
+        for row in rows.head(MOST_TOLD).itertuples():
+            click.echo(f"{word}: line {row.line}: {row.path}: {row.reason}", err=True)
+        if len(rows) > MOST_TOLD:
+            click.echo(f"{word}: {len(rows) - MOST_TOLD:,} rows more; --json and --output list all", err=True)
+    if not listing.photos:
+        raise click.ClickException(f"{root}: none of {listing.listed} listed photos can be used")
+    return listing
+
+
+def _evaluated(agent, listing, search, offered: Sequence[str], output: Path | None):
+    """The table of the run; with an output folder it goes on where it stopped, and the bad rows lie there too."""
     from tqdm import tqdm
 
     from reverse_lib import evaluation
 
-    agent = _agent(model, tools=offered)
-    with tqdm(total=len(photos), unit="photo", file=sys.stderr) as bar:
-        frame = evaluation.evaluate(agent, photos, world.live, agent.interface, tools=offered, progress=bar.update)
+    go_on = f"; what was written to {output} stays, and the same command goes on" if output else ""
+    try:
+        with tqdm(total=len(listing.photos), unit="photo", file=sys.stderr) as bar, _endpoint_errors(go_on):
+            settings = {"tools": offered, "progress": bar.update, "folder": output}
+            frame = evaluation.evaluate(agent, listing.photos, search, agent.interface, **settings)
+    except ValueError as error:
+        if output and str(error).startswith(str(output)):
+            raise click.UsageError(f"--output {error}") from error
+        raise
+    except OSError as error:
+        raise click.ClickException(f"{error}{go_on}") from error
+    except KeyboardInterrupt:
+        click.echo(f"\nStopped{go_on}.", err=True)
+        sys.exit(130)
+    if output:
+        listing.skipped.to_csv(output / "skipped.csv", index=False)
+    return frame
+
+
+def _report(frame, listing, as_json: bool, output: Path | None) -> None:
+    """The metrics on standard output; what they leave out on standard error, and in the JSON."""
+    from reverse_lib import evaluation
+
+    unserved = len(evaluation.service_failed(frame))
+    if unserved:
+        click.echo(f"{unserved} of {len(frame)} photos left out: their search service failed", err=True)
+    if unserved == len(frame):
+        raise click.ClickException("no photo can be scored; check the search service, and try again")
     summary = evaluation.summarize(frame)
-    dropped = len(frame) - int(summary.loc["parsed", "n"])
-    if dropped:
-        click.echo(f"{dropped} of {len(frame)} photos left out: their search service failed", err=True)
-    click.echo(json.dumps(evaluation.to_json(summary)) if as_json else summary.round(3).to_string())
+    skipped = json.loads(listing.skipped.to_json(orient="records"))
+    told = evaluation.to_json(summary) | {"listed": listing.listed, "skipped": skipped, "unserved": unserved}
+    if told["n"] < listing.listed:
+        reasons = listing.counts() | ({"unserved": unserved} if unserved else {})
+        bound = told["metrics"]["within_25km"]["value"] * told["n"] / listing.listed
+        click.echo(
+            f"{told['n']} of {listing.listed} listed photos were evaluated "
+            f"({', '.join(f'{kind} {count}' for kind, count in reasons.items())}); "
+            f"were the others wrong answers, within_25km would be {bound:.3f}",
+            err=True,
+        )
+    if output:
+        (output / "summary.json").write_text(json.dumps(told, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    click.echo(json.dumps(told, ensure_ascii=False) if as_json else summary.round(3).to_string())
 
 
 def _tools(text: str) -> tuple[str, ...]:
@@ -205,81 +300,48 @@ def _tools(text: str) -> tuple[str, ...]:
     return tuple(tool for name, tool in TOOL_NAMES.items() if name in names)
 
 
-def _folder_photos(root: Path | None, n: int | None) -> list:
-    from reverse_lib.photos import load_folder
+def _live_search(offered: Sequence[str], output: Path | None = None, open_files: ExitStack | None = None):
+    """Live services, said on standard error; with an output folder what they answer is recorded, and asked once."""
+    from reverse_lib.live.choice import configured
 
-    if root is None:
-        raise ValueError("--benchmark folder: say where the photos are with --root DIR (a CSV with path, lat, lon)")
-    tables = sorted(root.glob("*.csv")) if root.is_dir() else [root]
-    if len(tables) != 1 or not tables[0].is_file():
-        raise ValueError(
-            f"{root}: {len(tables) if root.is_dir() else 'no'} CSV file there; name the one with --root FILE"
-        )
-    photos, problems = load_folder(tables[0])
-    for problem in problems:
-        click.echo(f"left out: {problem}", err=True)
-    if not photos:
-        raise ValueError(f"{tables[0]}: no photo in it can be used; it needs columns path, lat, lon")
-    return photos[:n]
+    try:
+        search, sent = configured(offered)
+    except ValueError as error:
+        raise ValueError(f"--live: {error} with --tools") from error
+    for sentence in sent or ["no tool that searches is offered: nothing is sent"]:
+        click.echo(f"--live: {sentence}", err=True)
+    click.echo("--live: no file name, place or metadata is sent, nor the rest of a photo", err=True)
+    if output is None:
+        return search
+    from reverse_lib.cache import CacheError, SearchCache
+    from reverse_lib.recording import RecordedSearch
+
+    try:
+        cache = SearchCache.open(output / "search_cache", mode="w", min_similarity=1.0, min_iou=1.0)
+    except CacheError as error:
+        raise ValueError(f"--output: {error}") from error
+    return RecordedSearch(open_files.enter_context(cache), search)
 
 
-def _agent(model: str, **settings):
+def _offline(agent, offered: Sequence[str]):
+    """What is searched on this machine: the miniature web, for an agent that knows no other; nothing for others."""
+    if agent.interface.name == "tiny":
+        return _world(0).live, offered
+    from reverse_lib.live import LiveSearch
+
+    click.echo(OFFLINE, err=True)
+    agent.tools = tuple(name for name in offered if name == TOOL_NAMES["zoom"])
+    return LiveSearch(), agent.tools
+
+
+def _agent(model: str, tools: Sequence[str], calling: str):
     """The model as an agent; what goes wrong is one line that names it."""
-    _quiet()
-    source = _source(model)
-    from safetensors import SafetensorError
+    from reverse_lib.agents import ModelError, load_named
 
-    from reverse_lib.policy import INTERFACE_FILE, load_agent
-
-    if isinstance(source, Path) and not (source / INTERFACE_FILE).is_file():
-        click.echo(f"{source}: has no {INTERFACE_FILE}, so it is prompted like a large model", err=True)
     try:
-        return load_agent(source, **settings)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise click.ClickException(f"--model {model}: {str(error).strip().splitlines()[0]}") from error
-
-
-def _source(model: str) -> Path | str:
-    """The folder or the model id, known to exist; a model id that is not on this disk is asked for on-line."""
-    path = Path(model).expanduser()
-    if path.is_dir():
-        for name in ("config.json", "tokenizer.json"):
-            if not (path / name).is_file():
-                raise click.ClickException(
-                    f"--model {model}: no {name} in this folder; name one with a checkpoint in it"
-                )
-        return path
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) or path.parent.exists():
-        raise click.ClickException(f"--model {model}: no such folder; name one with a checkpoint in it, or a model id")
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(model, "config.json"), str):
-        return model
-    try:
-        known = HfApi().repo_exists(model)
-    except Exception as error:  # the HTTP library's own kinds, which vary with the version of huggingface_hub
-        reason = str(error).strip().splitlines()[0]
-        raise click.ClickException(
-            f"--model {model}: no such folder, and huggingface.co can't be asked for it ({reason})"
-        ) from error
-    if not known:
-        raise click.ClickException(
-            f"--model {model}: neither a folder nor a model on huggingface.co; check its spelling"
-        )
-    return model
-
-
-def _quiet() -> None:
-    """Loading a model says nothing unless it fails; a download keeps its progress bar in a terminal."""
-    from huggingface_hub.utils import disable_progress_bars
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
+        return load_named(model, tools, calling, say=lambda text: click.echo(text, err=True))
+    except ModelError as error:
+        raise click.ClickException(f"--model {error}") from error
 
 
 def _world(seed: int):
@@ -288,13 +350,26 @@ def _world(seed: int):
     return World(seed=seed)
 
 
-def _in_words(agent):
-    """The tiny agent writes shorthand; others write words already."""
-    if agent.interface.name != "tiny":
-        return str
-    from reverse_lib import teacher
+@contextmanager
+def _endpoint_errors(go_on: str = "") -> Iterator[None]:
+    """Turns a server's failure into one line and status 1."""
+    try:
+        yield
+    except Exception as error:
+        from reverse_lib.endpoint import EndpointError
 
-    return teacher.in_words
+        if isinstance(error, EndpointError):
+            raise click.ClickException(f"{error}{go_on}") from error
+        raise
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Turns what was wrong with the options into click's message and status 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -61,6 +61,40 @@ VARIANTS: Mapping[str, Variant] = {
 }
 
 
+def choose(names: str = "") -> dict[str, Variant]:
+    """The variants with these names, with commas between them; all of them for "".
+
+    Raises:
+        ValueError: There is no such variant; names those there are.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()] or list(VARIANTS)
+    for name in wanted:
+        if name not in VARIANTS:
+            raise ValueError(f"ablation.variants: no variant {name!r}; there are {', '.join(VARIANTS)}")
+    return {name: VARIANTS[name] for name in wanted}
+
+
+def load_runs(folder: str | Path) -> pd.DataFrame:
+    """The runs that are finished in a folder of `ablate`, as it returns them; empty where there are none."""
+    files = {
+        (name, int(seed)): file
+        for file in Path(folder).glob("*, seed *.parquet")
+        for name, seed in [file.stem.rsplit(", seed ", 1)]
+    }
+    seeds = sorted({seed for _, seed in files})
+    tables = []
+    for name, variant in VARIANTS.items():
+        for seed in seeds:
+            file = files.get((name, seed if variant.trained else seeds[0]))
+            if file:
+                tables.append(_labelled(pd.read_parquet(file), name, seed))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"variant": [], "seed": []})
+
+
+def _labelled(table: pd.DataFrame, variant: str, seed: int) -> pd.DataFrame:
+    return pd.concat([pd.DataFrame({"variant": variant, "seed": seed}, index=table.index), table], axis=1)
+
+
 def ablate(
     start: str | Path,
     photos: Sequence[Photo],
@@ -121,8 +155,7 @@ def ablate(
                 frame = evaluate(agent, test_photos, search, interface, tools=variant.tools, batch_size=batch_size)
                 save_trajectories(file.with_suffix(".jsonl"), frame.pop("trajectory"))
                 frame.to_parquet(file)
-            table = pd.read_parquet(file)
-            tables.append(pd.concat([pd.DataFrame({"variant": name, "seed": seed}, index=table.index), table], axis=1))
+            tables.append(_labelled(pd.read_parquet(file), name, seed))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -149,17 +182,20 @@ def effects(
         samples: Bootstrap resamples.
 
     Returns:
-        Index (variant, metric); the columns of `evaluation.compare`, variant minus baseline, averaged over the seeds.
+        Index (variant, metric); the columns of `evaluation.compare`, variant minus baseline, averaged over the seeds
+        that both were trained with, and their number, `seeds`. A variant that shares no seed with the baseline is left
+        out.
 
     Raises:
         KeyError: There is no such baseline.
     """
-    runs = {name: [run for _, run in rows.groupby("seed")] for name, rows in results.groupby("variant", sort=False)}
+    runs = {name: dict(iter(rows.groupby("seed"))) for name, rows in results.groupby("variant", sort=False)}
     if baseline not in runs:
         raise KeyError(f"effects: no runs of {baseline!r} among {', '.join(runs)}")
-    tables = {
-        name: compare(runs[baseline], tables, metrics, samples=samples)
-        for name, tables in runs.items()
-        if name != baseline
-    }
-    return pd.concat(tables, names=["variant"])
+    tables = {}
+    for name, by_seed in runs.items():
+        shared = [seed for seed in by_seed if seed in runs[baseline]]
+        if name != baseline and shared:
+            pair = ([one[seed] for seed in shared] for one in (runs[baseline], by_seed))
+            tables[name] = compare(*pair, metrics, samples=samples).assign(seeds=len(shared))
+    return pd.concat(tables, names=["variant"]) if tables else pd.DataFrame()

@@ -35,11 +35,26 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace as changed
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
+from reverse_lib import exchange
+from reverse_lib.entries import (
+    BODY,
+    FACTS,
+    INDEX,
+    PHOTO,
+    Body,
+    pack_body,
+    pack_facts,
+    pack_index,
+    unpack,
+    unpack_body,
+    unpack_facts,
+    words_of,
+)
 from reverse_lib.replay import (
     IMAGE,
     TEXT,
@@ -50,7 +65,6 @@ from reverse_lib.replay import (
     checked_result,
     checked_text,
     draw,
-    fields_of,
     key_of,
     merged,
     overlap,
@@ -63,7 +77,6 @@ from reverse_lib.search import (
     filter_results,
     jaccard,
     normalise_query,
-    query_tokens,
 )
 from reverse_lib.store import CacheError, Store, scan
 from reverse_lib.trajectory import Trajectory
@@ -72,15 +85,8 @@ __all__ = ["CacheError", "CachedAnswer", "SearchCache", "FORMAT_VERSION"]
 
 CachedAnswer = SearchAnswer
 FORMAT_NAME = "search cache"
-FORMAT_VERSION = 2  # 1: a record was the list of its results, without backend and time
+FORMAT_VERSION = 3  # 1: a record was the list of its results, without backend and time; 2: always compressed
 
-_words = lru_cache(maxsize=65_536)(query_tokens)  # the same recorded queries are compared again and again
-_INDEX = {IMAGE: b"i", TEXT: b"t"}  # photo, arguments -> the arguments in full
-_BODY = {IMAGE: b"I", TEXT: b"T"}  # photo, arguments -> results
-_PHOTO = b"p"  # photo -> its id in full
-_PARQUET_TYPES = dict.fromkeys(("photo_id", "tool", "arguments"), "string") | {"position": "int32"}
-_PARQUET_TYPES |= dict.fromkeys(("title", "url", "source", "snippet"), "string") | {"useful": "bool"}
-_PARQUET_ORIGIN = {"backend": "string", "time": "double"}  # of the call
 _DAY_S = 86_400
 
 
@@ -161,7 +167,8 @@ class SearchCache:
             bbox_2d: [x1, y1, x2, y2] in 0..1000.
             results: What came back, labelled or not.
             replace: Whether to forget what was recorded for this box before.
-            **origin: `backend`, who answered (""), and `time`, when, in seconds since 1970 UTC (now).
+            **origin: `backend`, who answered (""), `time`, when, in seconds since 1970 UTC (now; 0 if unknown), and
+                `facts`, a tuple of JSON values to keep beside it; those of each recording are kept.
 
         Raises:
             ValueError: If the id, the box or a result is malformed.
@@ -172,7 +179,7 @@ class SearchCache:
             raise ValueError(
                 f"box {bbox_2d!r}: has no area, so it could never be found again; give x1 < x2 and y1 < y2"
             )
-        self._record(Call(IMAGE, photo_id, box, tuple(results), replace, **origin))
+        self._record(Call(IMAGE, photo_id, box, tuple(results), replace, **_now() | origin))
 
     def record_text(
         self, photo_id: str, query: str, results: Iterable[SearchResult], replace: bool = False, **origin
@@ -184,17 +191,17 @@ class SearchCache:
             query: The words searched for, at least one.
             results: What came back, labelled or not.
             replace: Whether to forget what was recorded for this query before.
-            **origin: `backend` and `time`, as in `record_image`.
+            **origin: `backend`, `time` and `facts`, as in `record_image`.
         """
         if not normalise_query(checked_text("query", query)):
             raise ValueError(f"query {query!r:.80}: has no word, so it could never be found again; leave it out")
-        self._record(Call(TEXT, photo_id, query, tuple(results), replace, **origin))
+        self._record(Call(TEXT, photo_id, query, tuple(results), replace, **_now() | origin))
 
     def record_trajectory(self, trajectory: Trajectory) -> int:
         """Records the searches of a rollout, as `replay.searches_of` reads them, and returns how many there were."""
         calls = list(searches_of(trajectory))
         for call in calls:
-            self._record(call)
+            self._record(changed(call, **_now()))
         return len(calls)
 
     @contextmanager
@@ -235,7 +242,9 @@ class SearchCache:
             ValueError: If the box isn't four finite numbers.
         """
         box = checked_box(bbox_2d)
-        return self._lookup(IMAGE, photo_id, box, call, lambda recorded: overlap(recorded, box), self.min_iou)
+        return self._lookup(
+            IMAGE, photo_id, argument_text(IMAGE, box), call, lambda index: overlap(index[1], box), self.min_iou
+        )
 
     def text(self, photo_id: str, query: str, call: int = 0) -> SearchAnswer | None:
         """Answers a text search from the recorded query that shares most words.
@@ -248,18 +257,23 @@ class SearchCache:
         Returns:
             The answer, its `match` being the Jaccard similarity, or `None` when no query comes up to `min_similarity`.
         """
-        words = query_tokens(checked_text("query", query))
-        return self._lookup(TEXT, photo_id, query, call, lambda seen: jaccard(_words(seen), words), self.min_similarity)
+        asked = argument_text(TEXT, checked_text("query", query))
+        words = frozenset(asked.split())
+        return self._lookup(
+            TEXT, photo_id, asked, call, lambda index: jaccard(words_of(index), words), self.min_similarity
+        )
 
     def evidence(self, photo_id: str) -> list[str]:
         """Addresses of all recorded results of text searches for a photo that are labelled useful, sorted."""
-        prefix = _BODY[TEXT] + key_of(checked_text("photo id", photo_id))
+        prefix = BODY[TEXT] + key_of(checked_text("photo id", photo_id))
         bodies = self._reading().read(lambda txn: [body for _, body in scan(txn, prefix)])
-        return sorted({r.url for body in bodies for r in self._visible(body) if r.useful and r.url})
+        pools = (self._checked(unpack_body, body).pool for body in bodies)
+        results = (result for pool in pools for result in filter_results(pool, self.blocked))
+        return sorted({result.url for result in results if result.useful and result.url})
 
     def photo_ids(self) -> list[str]:
         """Ids of all photos with a record, sorted."""
-        return sorted(self._reading().read(lambda txn: [self._decoded(value) for _, value in scan(txn, _PHOTO)]))
+        return sorted(self._reading().read(lambda txn: [self._checked(unpack, value) for _, value in scan(txn, PHOTO)]))
 
     def stats(self) -> dict[str, int]:
         """Counts: photos, calls and results by tool, and how many results are useful, unlabelled, hidden as leaked."""
@@ -277,36 +291,28 @@ class SearchCache:
 
     def calls(self) -> Iterator[Call]:
         """All records, as they were recorded: image searches, then text searches, in the order of their keys."""
-        for tool, prefix in _INDEX.items():
-            for key, index in self._reading().read(lambda txn, prefix=prefix: list(scan(txn, prefix))):
-                body = self._opened().read(lambda txn, tool=tool, key=key: txn.get(_BODY[tool] + key[1:]))
-                photo_id, arguments = self._decoded(index)
-                yield Call(tool, photo_id, arguments, *self._record_in(body))
+        for tool in INDEX:
+            for key in self.keys(tool):
+                yield self.call_at(tool, key)
+
+    def keys(self, tool: str) -> list[bytes]:
+        """`Call.key` of each record of a tool, sorted."""
+        return self._reading().read(lambda txn: [key[1:] for key, _ in scan(txn, INDEX[tool])])
+
+    def call_at(self, tool: str, key: bytes) -> Call:
+        """The record that `Call.key` names."""
+        keys = INDEX[tool] + key, BODY[tool] + key, FACTS + key
+        index, body, facts = self._opened().read(lambda txn: [txn.get(one) for one in keys])
+        found, (photo_id, arguments, *_) = self._checked(unpack_body, body), self._checked(unpack, index)
+        facts = self._checked(unpack_facts, facts)
+        return Call(tool, photo_id, arguments, found.results, False, found.backend, found.time, facts)
 
     def to_parquet(self, path: str | os.PathLike) -> int:
         """Writes all records, a row a result (position 0 for a call without any); returns the number of rows.
 
         Hidden results are left out.
         """
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        rows = []
-        for call in self.calls():
-            kept = filter_results(call.results, self.blocked)
-            for position, result in enumerate(kept, 1) if kept else [(0, SearchResult("", ""))]:
-                asked = [call.photo_id, call.tool, json.dumps(call.arguments), position]
-                rows.append([*asked, *fields_of(result), call.backend, call.time])
-        types = _PARQUET_TYPES | _PARQUET_ORIGIN
-        columns = zip(types.items(), zip(*rows, strict=True) if rows else [()] * len(types), strict=True)
-        try:
-            table = pa.table({name: pa.array(values, kind) for (name, kind), values in columns})
-        except UnicodeEncodeError as error:
-            raise CacheError(f"{path}: a photo id isn't valid Unicode ({error}); record it under another id") from error
-        partial = f"{os.fspath(path)}.{os.getpid()}.partial"
-        parquet.write_table(table, partial)
-        os.replace(partial, path)
-        return len(rows)
+        return exchange.to_parquet(self, path)
 
     def from_parquet(self, path: str | os.PathLike) -> int:
         """Records what `to_parquet` wrote; returns the number of calls.
@@ -314,25 +320,7 @@ class SearchCache:
         Raises:
             CacheError: If the file can't be read or lacks a column.
         """
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        calls: dict[tuple[str, str, str], list[tuple[int, SearchResult, dict]]] = {}
-        try:
-            table = parquet.read_table(path)
-            for row in table.select([*_PARQUET_TYPES, *_PARQUET_ORIGIN.keys() & set(table.column_names)]).to_pylist():
-                photo_id, tool, arguments, position, *fields = (row[name] for name in _PARQUET_TYPES)
-                origin = {name: row[name] for name in _PARQUET_ORIGIN if name in row}
-                found = calls.setdefault((photo_id, tool, arguments), [])
-                found.append((position, SearchResult(*fields), origin))
-            parsed = [(tool, photo_id, json.loads(text), found) for (photo_id, tool, text), found in calls.items()]
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            raise CacheError(f"{path}: not records written by to_parquet ({error}); export them again") from error
-        with self.batch():
-            for tool, photo_id, arguments, found in parsed:
-                record = self.record_image if tool == IMAGE else self.record_text
-                record(photo_id, arguments, [result for at, result, _ in found if at > 0], **found[0][2])
-        return len(parsed)
+        return exchange.from_parquet(self, path)
 
     def _opened(self) -> Store:
         if self._store is None:
@@ -340,7 +328,8 @@ class SearchCache:
         return self._store
 
     def _reading(self) -> Store:
-        self.commit()
+        if self._pending:
+            self.commit()
         return self._opened()
 
     def _record(self, call: Call) -> None:
@@ -350,12 +339,13 @@ class SearchCache:
         if not checked_text("photo id", call.photo_id):
             raise ValueError("photo id '': is empty; give every photo a name")
         checked = filter_results([checked_result(result) for result in call.results], self.blocked)
-        call = changed(call, results=merged((), checked), time=call.time or time.time())
+        call = changed(call, results=merged((), checked))
         with self._alone():
             before = self._pending.get((call.tool, call.key))
             if before and not call.replace:
                 both = merged(before.results, call.results)
-                call = changed(call, arguments=before.arguments, results=both, replace=before.replace)
+                kept = dict(arguments=before.arguments, replace=before.replace, facts=(*before.facts, *call.facts))
+                call = changed(call, results=both, **kept)
             self._pending[call.tool, call.key] = call
             self._recorded += 1
             if self._recorded >= self._commit_every:
@@ -370,61 +360,53 @@ class SearchCache:
 
     def _write_pending(self, txn: lmdb.Transaction) -> None:
         for call in self._pending.values():
-            body_key = _BODY[call.tool] + call.key
-            old = None if call.replace else txn.get(body_key)
-            results = merged(self._record_in(old)[0], call.results) if old else call.results
-            txn.put(_PHOTO + key_of(call.photo_id), json.dumps(call.photo_id).encode(), overwrite=False)
-            index = json.dumps([call.photo_id, call.arguments]).encode()
-            txn.put(_INDEX[call.tool] + call.key, index, overwrite=False)
-            body = {"results": [fields_of(one) for one in results], "backend": call.backend, "time": call.time}
-            txn.put(body_key, zlib.compress(json.dumps(body).encode()))
+            body_key, facts_key = BODY[call.tool] + call.key, FACTS + call.key
+            results, checked, old = call.results, self.blocked.digest, None if call.replace else txn.get(body_key)
+            if old is not None:
+                before = self._checked(unpack_body, old)
+                results = merged(before.results, results)
+                checked = checked if before.checked == checked else ""
+            txn.put(PHOTO + key_of(call.photo_id), json.dumps(call.photo_id).encode(), overwrite=False)
+            txn.put(INDEX[call.tool] + call.key, pack_index(call), overwrite=False)
+            txn.put(body_key, pack_body(results, call.backend, call.time, checked))
+            if call.replace:
+                txn.delete(facts_key)
+            if call.facts:
+                known = self._checked(unpack_facts, txn.get(facts_key))
+                txn.put(facts_key, pack_facts([*known, *(fact for fact in call.facts if fact not in known)]))
 
     def _lookup(
-        self,
-        tool: str,
-        photo_id: str,
-        arguments: list[float] | str,
-        call: int,
-        score: Callable[[list[float] | str], float],
-        least: float,
+        self, tool: str, photo_id: str, asked: str, call: int, score: Callable[[list], float], least: float
     ) -> SearchAnswer | None:
-        photo, asked = key_of(checked_text("photo id", photo_id)), argument_text(tool, arguments)
-        exact = photo + key_of(asked)
+        photo = key_of(checked_text("photo id", photo_id))
+        exact = INDEX[tool] + photo + key_of(asked)
 
-        def best_body(txn: lmdb.Transaction) -> tuple[float, bytes | None]:
-            ranks = [
-                (score(self._decoded(value)[1]), key[1:] == exact, key[1:])
-                for key, value in scan(txn, _INDEX[tool] + photo)
-            ]
-            best = max(ranks, default=(0.0, False, b""))
-            return (best[0], txn.get(_BODY[tool] + best[2])) if best[0] >= least else (0.0, None)
+        def best(txn: lmdb.Transaction) -> tuple[float, Body] | None:
+            best = (0.0, False, b"")  # score, whether it is the very call, key
+            for key, value in scan(txn, exact[: len(photo) + 1]):
+                match = score(unpack(value))
+                if match >= best[0]:
+                    best = max(best, (match, key == exact, key))
+            return (best[0], unpack_body(txn.get(BODY[tool] + best[2][1:]))) if best[0] >= least else None
 
-        match, body = self._reading().read(best_body)
-        if body is None:
+        found = self._checked(self._reading().read, best)
+        if found is None:
             return None
-        found, _, _, when = self._record_in(body)
-        if self.max_age_days is not None and time.time() - when > self.max_age_days * _DAY_S:
+        match, body = found
+        if self.max_age_days is not None and time.time() - body.time > self.max_age_days * _DAY_S:
             return None
-        results = filter_results(found, self.blocked)
-        shown = draw(results, self.shown, self.max_useful, f"{self.seed}\n{tool}\n{photo.hex()}\n{asked}", call)
-        useful = frozenset(position for position, result in enumerate(shown, 1) if result.useful)
-        return SearchAnswer(tuple(shown), useful, match, all(result.useful is not None for result in results))
+        pool = body.pool if body.checked == self.blocked.digest else filter_results(body.pool, self.blocked)
+        shown = draw(pool, self.shown, self.max_useful, f"{self.seed}\n{tool}\n{photo.hex()}\n{asked}", call)
+        useful = frozenset([position for position, result in enumerate(shown, 1) if result.useful])
+        return SearchAnswer(tuple(shown), useful, match, None not in [result.useful for result in pool])
 
-    def _visible(self, body: bytes) -> list[SearchResult]:
-        return filter_results(self._record_in(body)[0], self.blocked)
-
-    def _record_in(self, body: bytes | None) -> tuple[tuple[SearchResult, ...], bool, str, float]:
-        """The fields of a `Call` from `results` on."""
-        found = self._decoded(body, zlib.decompress)
-        found = {"results": found} if isinstance(found, list) else found
+    def _checked(self, read: Callable[[Any], Any], value: Any) -> Any:
+        """Calls what reads records; what can't be read is an error that says so."""
         try:
-            results = tuple(SearchResult(*fields) for fields in found["results"])
-            return results, False, found.get("backend", ""), found.get("time", 0.0)
-        except (TypeError, KeyError, AttributeError) as error:
+            return read(value)
+        except (zlib.error, ValueError, TypeError, LookupError, AttributeError) as error:
             raise CacheError(f"{self.path}: a record is damaged ({error}); restore the cache from a copy") from error
 
-    def _decoded(self, value: bytes | None, unpack: Callable[[bytes], bytes] = bytes):
-        try:
-            return json.loads(unpack(value))
-        except (zlib.error, ValueError, TypeError) as error:
-            raise CacheError(f"{self.path}: a record is damaged ({error}); restore the cache from a copy") from error
+
+def _now() -> dict[str, float]:
+    return {"time": time.time()}

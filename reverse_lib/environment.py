@@ -15,7 +15,7 @@ Under TRL set `max_tool_calling_iterations = budgets.turns - 1`: the last turn i
 
 import functools
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from PIL import Image
@@ -54,7 +54,7 @@ from reverse_lib.interface import (
     with_photo,
 )
 from reverse_lib.photos import Photo, PhotoError, crop
-from reverse_lib.rollouts import run_batched
+from reverse_lib.rollouts import Run, run_all
 from reverse_lib.search import SearchAnswer, SearchBackend, ServiceError, normalise_query
 from reverse_lib.trajectory import TOOLS, Observation, ToolCall, Trajectory, Turn
 
@@ -381,6 +381,8 @@ def rollout(
     tools: Sequence[str] = TOOLS,
     batch_size: int = 32,
     progress: Callable[[int], object] | None = None,
+    on_finished: Callable[[Trajectory], object] | None = None,
+    on_error: Callable[[str, Exception], bool] | None = None,
 ) -> list[Trajectory]:
     """Let an agent work on photos, many conversations at a time.
 
@@ -392,7 +394,8 @@ def rollout(
         agent: Gets conversations (lists of messages) and returns a text for each. Its `name`, if it has one, signs
             the trajectories. An agent that must know which photo it sees (a scripted teacher) has a method
             `respond_for(photo_ids, conversations)`, which is then called instead. One that looks at no picture says
-            `reads_pixels = False`: it is shown none, and photos are not loaded for it.
+            `reads_pixels = False`: it is shown none, and photos are not loaded for it. One that has a `concurrency`
+            is asked for single conversations, so many at a time, in threads.
         photos: What to work on; a photo given twice is worked on twice.
         search: Answers the searches.
         interface: How things are shown.
@@ -400,9 +403,13 @@ def rollout(
         tools: Names of the tools it may use.
         batch_size: Conversations at a time.
         progress: Called with the number of rollouts that just ended, such as `tqdm.update`.
+        on_finished: Called with each trajectory as soon as its rollout ends.
+        on_error: Called with a photo id and what keeps its rollout from going on: its file, or an agent that is asked
+            for single conversations. True goes on without this photo; False, or no `on_error`, raises the error, after
+            the answers under way have come in.
 
     Returns:
-        A trajectory for each photo, in their order.
+        A trajectory for each photo, in their order; none for a photo that was gone on without.
 
     Raises:
         ValueError: Two photos share an id, or the agent returned another number of texts than it was asked for.
@@ -417,5 +424,6 @@ def rollout(
     def new_environment() -> GeoEnvironment:
         return GeoEnvironment(search, known, interface, budgets, tools, pixels=getattr(agent, "reads_pixels", True))
 
-    ids = [photo.photo_id for photo in photos]
-    return run_batched(agent, ids, new_environment, interface, budgets.turns, batch_size, progress)
+    waiting = deque(enumerate(photo.photo_id for photo in photos))
+    run = Run(agent, waiting, new_environment, interface, budgets.turns, progress, on_finished, on_error)
+    return run_all(run, batch_size)

@@ -1,44 +1,54 @@
-"""Running an agent over photos with known places, and its accuracy with 95 % intervals.
+"""Running an agent over photos with known places, and a table of what it did: a row a photo.
 
-What differs from the paper's protocol (section 4, experiments): every figure carries a bootstrap interval; photos whose
-search service failed are left out and counted, never scored as zero; nothing is chosen on the photos it is judged on.
+What differs from the paper's protocol (section 4, experiments): photos whose search service failed are left out and
+counted, never scored as zero; a run that was stopped goes on where it stopped; nothing is chosen on the photos it is
+judged on. The figures with their intervals are in `reverse_lib.metrics`; import them from here.
 
-    frame = evaluate(agent, world.photos("test-new", 200), world.live, agent.interface)
+    frame = evaluate(agent, world.photos("test-new", 200), world.live, agent.interface, folder="outputs/mine")
     summary = summarize(frame)              # index metric; value, low, high, n
 """
 
-import unicodedata
-from collections.abc import Callable, Sequence
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from reverse_lib.calls import UNREADABLE
 from reverse_lib.environment import TINY, Budgets, Interface, rollout
-from reverse_lib.geo import EARTH_RADIUS_KM, THRESHOLDS_KM, geoguessr_score
+from reverse_lib.geocoding import where_is
+from reverse_lib.metrics import (
+    HALF_CIRCUMFERENCE_KM,
+    METRICS,
+    compare,
+    per_photo,
+    same_country,
+    summarize,
+    to_json,
+)
 from reverse_lib.photos import Photo
 from reverse_lib.rewards import score
+from reverse_lib.run_folder import RunFolder, facts_of, kept_trajectories
 from reverse_lib.search import SearchBackend
 from reverse_lib.trajectory import TOOLS, Trajectory
 
-HALF_CIRCUMFERENCE_KM = (
-    np.pi * EARTH_RADIUS_KM
-)  # 20,015 km, the largest possible error: stands in for an answer that could not be read
-METRICS = (
-    *(f"within_{km}km" for km in THRESHOLDS_KM),
-    "median_km",
-    "geoguessr_score",
-    "country",
-    "parsed",
-    "format",
-    "box_iou",
-    "query_hit",
-    "evidence_mcc",
-    "calls_zoom",
-    "calls_image",
-    "calls_text",
-    "reward",
-)
+__all__ = [
+    "HALF_CIRCUMFERENCE_KM",
+    "METRICS",
+    "compare",
+    "evaluate",
+    "load_results",
+    "narrate",
+    "per_photo",
+    "same_country",
+    "service_failed",
+    "summarize",
+    "to_frame",
+    "to_json",
+]
+
 _CALLS = dict(zip(("calls_zoom", "calls_image", "calls_text"), TOOLS, strict=True))
 
 
@@ -51,6 +61,8 @@ def evaluate(
     tools: Sequence[str] = TOOLS,
     batch_size: int = 32,
     progress: Callable | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    on_error: Callable[[str, Exception], bool] | None = None,
 ) -> pd.DataFrame:
     """Let an agent answer every photo, and score what it did.
 
@@ -62,14 +74,64 @@ def evaluate(
         budgets: Calls and turns allowed; None for the standard ones.
         tools: Names of the tools offered.
         batch_size: Photos in flight together.
-        progress: Passed on to `rollout`.
+        progress: Called with the number of photos that just ended, also those found finished in `folder`.
+        folder: Where results go (see `run_folder`): a photo is on disk as soon as it is finished, and a run that is
+            started again asks only those that are missing or whose service failed. None keeps nothing.
+        on_error: As in `rollout`. A photo that is gone on without stands in the table as one whose service failed.
 
     Returns:
         One row a photo, in the order given: truth, answer, km (NaN if unparsed), reward components, calls, trajectory.
 
     Raises:
-        ValueError: No photos, a photo without known place, or the same photo id twice.
+        ValueError: No photos, a photo without known place, the same photo id twice, or a folder of another run.
     """
+    photos, budgets = list(photos), budgets or Budgets()
+    _check(photos)
+    by_id = {photo.photo_id: photo for photo in photos}
+    settings = dict(interface=interface, budgets=budgets, tools=tools)
+    kept = RunFolder(folder, facts_of(policy, photos, search, **settings)) if folder is not None else None
+    done = kept.finished() if kept else {}
+    agent = _Metered(policy)
+
+    def keep(trajectory: Trajectory) -> None:
+        done[trajectory.photo_id] = agent.noted(trajectory)
+        if kept:
+            kept.add(trajectory)
+
+    def goes_on(photo_id: str, error: Exception) -> bool:
+        if on_error is None or not on_error(photo_id, error):
+            return False
+        keep(_not_worked_on(by_id[photo_id], agent.name, error))
+        if progress is not None:
+            progress(1)
+        return True
+
+    if done and progress is not None:
+        progress(len(done))
+    missing = [photo for photo in photos if photo.photo_id not in done]
+    running = dict(batch_size=batch_size, progress=progress, on_finished=keep, on_error=goes_on)
+    rollout(agent, missing, search, **settings, **running)
+    frame = to_frame(done[photo_id] for photo_id in by_id)
+    if kept:
+        kept.finish(frame)
+    return frame
+
+
+def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """The table of a finished run, its trajectories scored anew by the present rewards.
+
+    Raises:
+        FileNotFoundError: The run isn't finished, or there is none.
+    """
+    return to_frame(kept_trajectories(folder))
+
+
+def service_failed(frame: pd.DataFrame) -> list[str]:
+    """Ids of the photos whose search service failed: in no figure, and asked again by `evaluate` in their folder."""
+    return frame.loc[frame["end"] == "service_error", "photo_id"].tolist()
+
+
+def _check(photos: Sequence[Photo]) -> None:
     if not photos:
         raise ValueError("evaluate: no photos given; ask the world or the folder for at least one")
     unknown = [p.photo_id for p in photos if p.lat is None or p.lon is None]
@@ -77,22 +139,74 @@ def evaluate(
         raise ValueError(f"{unknown[0]}: photo without known latitude and longitude cannot be scored; leave it out")
     if len({p.photo_id for p in photos}) < len(photos):
         raise ValueError("evaluate: a photo id occurs twice; give each photo its own id")
-    trajectories = rollout(
-        policy,
-        photos,
-        search,
-        interface=interface,
-        budgets=budgets or Budgets(),
-        tools=tools,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    return to_frame(trajectories)
 
 
-def to_frame(trajectories: Sequence[Trajectory]) -> pd.DataFrame:
-    """Score trajectories: one row each, with the columns that `summarize`, the plots and the maps read."""
-    return pd.DataFrame([_row(t) for t in trajectories])
+def _not_worked_on(photo: Photo, agent: str, error: Exception) -> Trajectory:
+    """Stands for a photo that could not be worked on."""
+    known = dict(lat=photo.lat, lon=photo.lon, country=photo.country, city=photo.city)
+    extra = {"error": str(error)}
+    return Trajectory(photo.photo_id, **known, regions=photo.regions, agent=agent, end="service_error", extra=extra)
+
+
+class _Metered:
+    """An agent that notes what each photo took: tokens it wrote, and its share of the seconds its batches took."""
+
+    def __init__(self, agent: Callable):
+        self.agent = agent
+        self.name = str(getattr(agent, "name", "") or type(agent).__name__)
+        self.seconds, self.tokens = Counter(), Counter()
+        self.count = _token_counter(agent)
+
+    def __getattr__(self, name: str):
+        return getattr(self.agent, name)
+
+    def respond_for(self, photo_ids: Sequence[str], conversations: Sequence[list[dict]]) -> list[str]:
+        started = time.perf_counter()
+        known = hasattr(self.agent, "respond_for")
+        texts = self.agent.respond_for(photo_ids, conversations) if known else self.agent(conversations)
+        each = (time.perf_counter() - started) / max(1, len(photo_ids))
+        self.seconds.update(dict.fromkeys(photo_ids, each))
+        if self.count is not None:
+            for photo_id, text in zip(photo_ids, texts, strict=False):
+                self.tokens[photo_id] += self.count(text) if isinstance(text, str) else 0
+        return texts
+
+    def noted(self, trajectory: Trajectory) -> Trajectory:
+        """The trajectory with `seconds` and, where they could be counted, `tokens` among its extra facts."""
+        name, usage = trajectory.photo_id, trajectory.extra.get("usage", {})
+        facts = {"seconds": self.seconds[name]} | ({"tokens": self.tokens[name]} if self.count else {})
+        if usage and not usage["uncounted"]:
+            facts["tokens"] = usage["tokens_out"]
+        trajectory.extra = facts | trajectory.extra
+        return trajectory
+
+
+def _token_counter(agent: Callable) -> Callable[[str], int] | None:
+    """Counts the tokens of a text the way the agent says, or its tokenizer does; None where nobody knows."""
+    tokenizer = getattr(getattr(agent, "processor", None), "tokenizer", None)
+    by_tokenizer = tokenizer and (lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    return getattr(agent, "count_tokens", None) or by_tokenizer
+
+
+def to_frame(trajectories: Iterable[Trajectory]) -> pd.DataFrame:
+    """Score trajectories: one row each, with the columns that `summarize`, the plots and the maps read.
+
+    `trusted` counts the results that the agent called useful, `unreadable` its turns that neither call nor answer.
+    """
+    frame = pd.DataFrame([_row(trajectory) for trajectory in trajectories])
+    if not len(frame):
+        return frame
+    truth = where_is(frame["lat"].astype(float), frame["lon"].astype(float))
+    answer = where_is(frame["pred_lat"], frame["pred_lon"])
+    known = truth["code"] != ""
+    hits = {
+        "country_of_position": (answer["code"] == truth["code"]).where(known),
+        "continent": (answer["continent"] == truth["continent"]).where(known),
+    }
+    at = frame.columns.get_loc("parsed")
+    for name, values in hits.items():
+        frame.insert(at, name, values.astype(float))
+    return frame
 
 
 def _row(trajectory: Trajectory) -> dict:
@@ -114,9 +228,13 @@ def _row(trajectory: Trajectory) -> dict:
         "format": breakdown.format,
         "box_iou": breakdown.box_iou,
         "query_hit": _query_hit(trajectory),
+        **_evidence(trajectory),
         "evidence_mcc": breakdown.evidence_mcc,
         **{column: used.count(tool) for column, tool in _CALLS.items()},
         "unreadable": used.count(UNREADABLE),
+        "trusted": sum(len(turn.useful or []) for turn in trajectory.turns()),
+        "tokens": trajectory.extra.get("tokens", np.nan),
+        "seconds": trajectory.extra.get("seconds", np.nan),
         "reward": breakdown.total,
         "accuracy": breakdown.accuracy,
         "look": breakdown.look,
@@ -134,115 +252,19 @@ def _query_hit(trajectory: Trajectory) -> float:
     return float(any(o.useful for o in known)) if known else np.nan
 
 
-def summarize(frame: pd.DataFrame, seed: int = 0, samples: int = 2000) -> pd.DataFrame:
-    """Every metric with its 95 % percentile bootstrap interval over photos.
-
-    An answer that could not be read counts as wrong: outside every threshold, score 0, wrong country, and
-    20,015 km (half the Earth's circumference) in the median. `box_iou` averages the photos with an informative region,
-    `query_hit` (whether a text search brought useful evidence) those with a text search whose results are labelled,
-    `evidence_mcc` those whose searches were labelled. Rows whose search service failed are left out: see column n.
-
-    Args:
-        frame: The table of `evaluate`.
-        seed: Of the resampling; the same seed gives the same interval.
-        samples: Bootstrap resamples.
-
-    Returns:
-        Index metric (in the order of METRICS); columns value, low, high, n (photos that count).
-
-    Raises:
-        ValueError: No row is left to summarize.
-    """
-    served = frame[frame["end"] != "service_error"] if len(frame) else frame
-    if not len(served):
-        raise ValueError(f"summarize: none of {len(frame)} photos can be scored; check the search service")
-    rows = {}
-    for name, values in per_photo(served).items():
-        known = values[np.isfinite(values)]
-        average = np.median if name == "median_km" else np.mean
-        rows[name] = {**_interval(known, average, np.random.default_rng(seed), samples), "n": len(known)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric").astype({"n": int})
-
-
-def compare(
-    before: pd.DataFrame | Sequence[pd.DataFrame],
-    after: pd.DataFrame | Sequence[pd.DataFrame],
-    metrics: Sequence[str] = METRICS,
-    seed: int = 0,
-    samples: int = 2000,
-) -> pd.DataFrame:
-    """What changed between two runs on the same photos: the mean difference with its paired 95 % bootstrap interval.
-
-    A photo's differences over several pairs of runs (training seeds) are averaged first; photos are then drawn with
-    replacement, so the interval tells of other photos, not of other seeds.
-
-    Args:
-        before: The table of `evaluate`, or one a seed.
-        after: As many tables, of the same photos.
-        metrics: Names out of METRICS; "median_km" becomes the mean difference of the errors in km.
-        seed: Of the resampling.
-        samples: Bootstrap resamples.
-
-    Returns:
-        Index metric; columns value, low, high (after minus before), n (photos on which both are known), shown (whether
-        the interval leaves out 0).
-
-    Raises:
-        ValueError: The tables are not of the same photos, or not as many.
-    """
-    pairs = [(before, after)] if isinstance(before, pd.DataFrame) else list(zip(before, after, strict=True))
-    ids = sorted(pairs[0][0]["photo_id"])
-    if any(sorted(frame["photo_id"]) != ids for pair in pairs for frame in pair):
-        raise ValueError("compare: the tables are not of the same photos; evaluate both runs on one list of photos")
-    known = [[per_photo(frame.sort_values("photo_id")) for frame in pair] for pair in pairs]
-    rows = {}
-    for name in metrics:
-        differences = np.array([new[name] - old[name] for old, new in known])  # (seeds, photos)
-        counted = np.isfinite(differences)
-        mean = np.where(counted, differences, 0).sum(0) / np.maximum(counted.sum(0), 1)
-        mean = mean[counted.any(0)]
-        rows[name] = {**_interval(mean, np.mean, np.random.default_rng(seed), samples), "n": len(mean)}
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric").astype({"n": int})
-    return table.assign(shown=(table["low"] > 0) | (table["high"] < 0))
-
-
-def per_photo(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The number each photo puts into each metric: arrays of shape (photos,), NaN where a metric doesn't apply."""
-    km = frame["km"].to_numpy(float)
-    wrong = np.isnan(km)
-    full_km = np.where(wrong, HALF_CIRCUMFERENCE_KM, km)
-    columns = {f"within_{limit}km": (full_km <= limit).astype(float) for limit in THRESHOLDS_KM}
-    columns["median_km"] = full_km
-    columns["geoguessr_score"] = np.where(wrong, 0.0, geoguessr_score(full_km))
-    columns["country"] = np.array(
-        [same_country(a, b) if b else np.nan for a, b in zip(frame["pred_country"], frame["country"], strict=True)],
-        float,
-    )
-    return {name: columns[name] if name in columns else frame[name].to_numpy(float) for name in METRICS}
-
-
-def same_country(answered: str, truth: str) -> bool:
-    """Whether two country names are the same but for case, accents' encoding and outer spaces; empty never is."""
-    left, right = (unicodedata.normalize("NFKC", name).casefold().strip() for name in (answered, truth))
-    return bool(left) and left == right
-
-
-def _interval(known: np.ndarray, average: Callable, generator: np.random.Generator, samples: int) -> dict[str, float]:
-    """Value and 95 % percentile interval of the average of known (n,), drawing photos with replacement."""
-    if not len(known):
-        return {"value": np.nan, "low": np.nan, "high": np.nan}
-    picks = generator.integers(0, len(known), (samples, len(known)), dtype=np.int32)  # (samples, n)
-    low, high = np.percentile(average(known[picks], axis=1), [2.5, 97.5])
-    return {"value": float(average(known)), "low": float(low), "high": float(high)}
-
-
-def to_json(summary: pd.DataFrame) -> dict:
-    """A summary as plain JSON values: {"n": photos, "metrics": {name: {"value", "low", "high"}}}, None for unknown."""
-    metrics = {
-        name: {key: None if np.isnan(row[key]) else float(row[key]) for key in ("value", "low", "high")}
-        for name, row in summary.iterrows()
+def _evidence(trajectory: Trajectory) -> dict[str, float]:
+    """Over the labelled searches, repeated ones left out: the share of the results called useful that are, and the
+    share of the useful ones that were called so. NaN where none was called useful, or none was useful."""
+    calls = useful = hits = 0
+    labels = [*(turn.useful or [] for turn in trajectory.turns()), []][1:]  # a turn judges the search before it
+    for step, called in zip(trajectory.steps, labels, strict=True):
+        seen = step.observation
+        if seen is not None and seen.owes_labels and seen.labelled and not seen.repeated:
+            calls, useful, hits = calls + len(called), useful + len(seen.useful), hits + len(seen.useful & set(called))
+    return {
+        "evidence_precision": hits / calls if calls else np.nan,
+        "evidence_recall": hits / useful if useful else np.nan,
     }
-    return {"n": int(summary.loc["parsed", "n"]), "metrics": metrics}
 
 
 def narrate(trajectory: Trajectory, in_words: Callable[[str], str] = str) -> list[str]:

@@ -387,11 +387,14 @@ def train(model, processor, photos, search, interface, config: GrpoConfig, folde
         The logged rows: step, reward, rewards/accuracy/mean, rewards/look/mean, calls/text, seconds/generate, …
     """
     torch.manual_seed(seed)
+    tokenizer, template = processor.tokenizer, processor.tokenizer.response_template
     trainer = make_trainer(model, processor, photos, search, interface, config, folder, seed, **settings)
     described = {name: value for name, value in settings.items() if name != "on_row"}
     described |= {"seed": seed, "config": config, "photos": [photo.photo_id for photo in photos]}
     with known_warnings_silenced(), pictures_remembered(model):
         trainer.train(resume_from_checkpoint=_interrupted(Path(folder), described))
+    del tokenizer.parse_response
+    tokenizer.response_template = template  # TRL's would be saved with the checkpoint
     if trainer.accelerator.is_main_process:
         _forget(Path(folder))
     return next(c for c in trainer.callback_handler.callbacks if isinstance(c, History)).rows

@@ -5,6 +5,7 @@ notebook cell, and `figure.savefig(path)` writes it.
 """
 
 import io
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -66,7 +67,7 @@ def error_curve(frames: pd.DataFrame | Mapping[str, pd.DataFrame], seed: int = 0
     """Share of photos within each distance, over log km, with the five thresholds and a 95 % bootstrap band.
 
     Args:
-        frames: A table of `evaluation.evaluate`, or several by name.
+        frames: A table of `evaluation.evaluate`, or several by name; photos whose search service failed are left out.
         seed: Of the resampling.
         samples: Bootstrap resamples.
     """
@@ -75,7 +76,8 @@ def error_curve(frames: pd.DataFrame | Mapping[str, pd.DataFrame], seed: int = 0
     figure = new_figure(7.2 if len(named) == 1 else 8.8, 4.2)
     axes = figure.subplots()
     for colour, (name, frame) in zip(series_colours(len(named)), named.items(), strict=True):
-        km = np.where(frame["km"].isna(), np.inf, frame["km"])  # (n,)
+        served = frame[frame["end"] != "service_error"] if "end" in frame else frame
+        km = np.where(served["km"].isna(), np.inf, served["km"])  # (n,)
         reached = km[:, None] <= grid_km  # (n, 200)
         picks = np.random.default_rng(seed).multinomial(len(km), np.full(len(km), 1 / len(km)), samples)
         low, high = np.percentile(picks @ reached / len(km), [2.5, 97.5], axis=0)
@@ -105,40 +107,55 @@ def bars(
     summaries: Mapping[str, pd.DataFrame],
     metrics: Sequence[str] = ("within_25km", "within_200km", "within_750km", "country"),
     title: str = "Accuracy by stage",
+    published: pd.DataFrame | None = None,
 ) -> Plot:
-    """Metrics side by side for each stage, with 95 % intervals.
+    """Metrics side by side for each stage, with 95 % intervals, beside published figures where they apply.
 
     Args:
         summaries: Tables of `evaluation.summarize` by stage name.
         metrics: Rows of these tables, all shares in 0..1.
         title: Above the axes.
+        published: Rows of `published.published` for the benchmark that was evaluated, each drawn as a mark beside the
+            bars of the distances it reports.
     """
     figure = new_figure(1.6 + max(1.5, 0.37 * len(summaries)) * len(metrics), 3.8)
     axes = figure.subplots()
+    draw_groups(axes, summaries, metrics, "{:.0%}")
+    axes.set(title=title, ylabel="share of photos", ylim=(0, 1.12))
+    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
+    if published is not None and len(published):
+        _draw_published(axes, published, metrics)
+        figure.supxlabel(f"marks: published, {'; '.join(published['source'].unique())}", fontsize=8, color=MUTED)
+    entries = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] not in summaries)
+    figure.legend(*zip(*entries, strict=True), loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_groups(axes: Axes, summaries: Mapping[str, pd.DataFrame], metrics: Sequence[str], label: str) -> None:
+    """Bars with intervals: a group a metric, a colour a stage, `label` formats the number above each bar."""
     width = 0.8 / len(summaries)
+    highest = max(summary.loc[list(metrics), "high"].max() for summary in summaries.values())
     for i, (colour, (name, summary)) in enumerate(zip(series_colours(len(summaries)), summaries.items(), strict=True)):
         rows = summary.loc[list(metrics)]
         x = np.arange(len(metrics)) + (i - (len(summaries) - 1) / 2) * width
         spread = np.maximum(0, [rows["value"] - rows["low"], rows["high"] - rows["value"]])
         axes.bar(x, rows["value"], width * 0.92, color=colour, label=name)
         axes.errorbar(x, rows["value"], yerr=spread, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
+        size = 8 if len(summaries) > 3 else 8.5
         for at, row in zip(x, rows.itertuples(), strict=True):
             if np.isfinite(row.value):
-                axes.text(
-                    at,
-                    row.high + 0.015,
-                    f"{row.value:.0%}",
-                    ha="center",
-                    va="bottom",
-                    fontsize=8 if len(summaries) > 3 else 8.5,
-                    color=INK,
-                )
+                place = (at, row.high + 0.015 * highest)
+                axes.text(*place, label.format(row.value), ha="center", va="bottom", fontsize=size, color=INK)
     axes.set_xticks(range(len(metrics)), [in_plain_words(name) for name in metrics])
-    axes.set(title=title, ylabel="share of photos", ylim=(0, 1.12))
-    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
     axes.grid(axis="x", visible=False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure
+
+
+def _draw_published(axes: Axes, published: pd.DataFrame, metrics: Sequence[str]) -> None:
+    """A hollow mark a system, right of the bars of each metric it reports."""
+    for marker, (system, row) in zip(itertools.cycle("DosP^vX*"), published.iterrows(), strict=False):
+        at = [(i + 0.46, row[name]) for i, name in enumerate(metrics) if name in row and np.isfinite(row[name])]
+        x, y = zip(*at, strict=True) if at else ((), ())
+        axes.plot(x, y, marker, markerfacecolor="white", markeredgecolor=INK, markersize=6.5, label=system)
 
 
 def funnel(counts: Mapping[str, int], title: str = "What the filters keep") -> Plot:

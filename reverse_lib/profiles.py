@@ -84,6 +84,16 @@ class GrpoConfig:
 
 
 @dataclass(frozen=True)
+class AblationConfig:
+    """Which RL runs notebook 06 compares; each is made with the settings of `GrpoConfig`."""
+
+    make: bool = False  # train what is missing; otherwise only what was made before is read
+    variants: str = ""  # names out of `ablations.VARIANTS`, with commas between; "" is all of them
+    seeds: int = 3
+    photos: int = 300  # test-new photos that every run is judged on
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How accuracy is measured."""
 
@@ -106,6 +116,7 @@ class Profile:
     direct: SftConfig = field(default_factory=lambda: SftConfig(samples=1500, epochs=2.0, minutes=2))
     coldstart: SftConfig = field(default_factory=SftConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    ablation: AblationConfig = field(default_factory=AblationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     @property
@@ -151,6 +162,7 @@ _SMOKE = Profile(
     direct=SftConfig(samples=16, batch_size=4, epochs=2.0, minutes=0.25),
     coldstart=SftConfig(samples=16, batch_size=4, epochs=2.0, minutes=0.25),
     grpo=GrpoConfig(steps=2, prompts_per_step=1, group_size=4, judged_photos=8),
+    ablation=AblationConfig(True, "before RL, full method, trajectory credit", seeds=2, photos=8),
     evaluation=EvaluationConfig(photos=8, batch_size=8, bootstrap=200),
 )
 _GPU = Profile(

@@ -8,7 +8,7 @@ import hashlib
 import math
 import operator
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from reverse_lib.search import SearchResult, normalise_query
 from reverse_lib.trajectory import Trajectory
 
 IMAGE, TEXT = "image_search_tool", "text_search_tool"
+_ORDER = operator.attrgetter("title", "url", "source", "snippet")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Call:
     replace: bool = False
     backend: str = ""  # who answered, "" if nobody said
     time: float = 0.0  # when, seconds since 1970 UTC; 0 if unknown
+    facts: tuple = ()  # JSON values of whoever recorded it, one or more each time; no look-up reads them
 
     @cached_property
     def key(self) -> bytes:
@@ -70,7 +72,7 @@ def checked_text(what: str, value: object) -> str:
 
 def argument_text(tool: str, arguments: list[float] | str) -> str:
     """Arguments in the form that makes two calls the same call."""
-    return ",".join(f"{value:.2f}" for value in arguments) if tool == IMAGE else normalise_query(arguments)
+    return "{:.2f},{:.2f},{:.2f},{:.2f}".format(*arguments) if tool == IMAGE else normalise_query(arguments)
 
 
 def checked_box(bbox_2d: Sequence[float]) -> list[float]:
@@ -86,7 +88,7 @@ def checked_box(bbox_2d: Sequence[float]) -> list[float]:
         given, values = [], []
     if len(values) != 4 or len(given) != 4:
         raise ValueError(f"box {bbox_2d!r:.80}: not four finite numbers; give [x1, y1, x2, y2] in 0..1000")
-    return [min(max(value, 0.0), 1000.0) + 0.0 for value in values]
+    return [1000.0 if value > 1000 else value if value > 0 else 0.0 for value in values]
 
 
 def area(box: Sequence[float]) -> float:
@@ -96,8 +98,11 @@ def area(box: Sequence[float]) -> float:
 
 def overlap(a: Sequence[float], b: Sequence[float]) -> float:
     """Intersection over union of two boxes, 0..1; 0 when either has no area."""
-    common = area([max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])])
-    return common / (area(a) + area(b) - common) if area(a) and area(b) else 0.0
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    common = width * height
+    return common / (area(a) + area(b) - common)
 
 
 def fields_of(result: SearchResult) -> tuple[str, str, str, str, bool | None]:
@@ -129,27 +134,36 @@ def merged(old: Iterable[SearchResult], new: Iterable[SearchResult]) -> tuple[Se
     return tuple(found.values())
 
 
-def draw(results: Iterable[SearchResult], shown: int, max_useful: int, key: str, call: int) -> list[SearchResult]:
-    """Samples and shuffles, as a function of its arguments alone.
+def in_order(results: Iterable[SearchResult]) -> list[SearchResult]:
+    """The results in the order that `draw` wants: by title, address, source and snippet."""
+    return sorted(results, key=_ORDER)
+
+
+def draw(pool: Sequence[SearchResult], shown: int, max_useful: int, key: str, call: int) -> list[SearchResult]:
+    """Samples and shuffles results, given `in_order`, as a function of its arguments alone.
 
     Two results or more come in another order or sample in call n + 1 than in call n: the one shown first moves on.
     """
-    call = operator.index(call)
-    generator = random.Random(_number(f"{key}\n{call}"))
-    pool = sorted(results, key=lambda result: fields_of(result)[:4])
-    useful = _shuffled([result for result in pool if result.useful], generator)[: min(max_useful, shown)]
-    others = _shuffled([result for result in pool if not result.useful], generator)[: shown - len(useful)]
-    chosen = sorted(useful + others, key=lambda result: fields_of(result)[:4])
+    call, places = operator.index(call), range(len(pool))
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass"))
+    turn = int.from_bytes(digest.digest(), "big") + call
+    digest.update(f"\n{call}".encode())
+    random_number = random.Random(int.from_bytes(digest.digest(), "big")).random
+    is_useful = [bool(result.useful) for result in pool]
+    if len(pool) <= shown and sum(is_useful) <= max_useful:  # all are shown, so the sample need not be known
+        chosen = [at for at in places if random_number() < 1]
+    else:
+        useful = _shuffled([at for at in places if is_useful[at]], random_number)[: min(max_useful, shown)]
+        others = _shuffled([at for at in places if not is_useful[at]], random_number)[: shown - len(useful)]
+        chosen = sorted(useful + others)
     if not chosen:
         return []
-    first = chosen.pop((_number(key) + call) % len(chosen))
-    return [first, *_shuffled(chosen, generator)]
+    first = chosen.pop(turn % len(chosen))
+    return [pool[at] for at in (first, *_shuffled(chosen, random_number))]
 
 
-def _shuffled(items: list[SearchResult], generator: random.Random) -> list[SearchResult]:
+def _shuffled(places: list[int], random_number: Callable[[], float]) -> list[int]:
     """Shuffles by `random()`, the one stream Python promises not to change between versions."""
-    return [item for _, _, item in sorted((generator.random(), at, item) for at, item in enumerate(items))]
-
-
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), "big")
+    order = [(random_number(), at) for at in places]
+    order.sort()
+    return [at for _, at in order]

@@ -9,6 +9,7 @@ dropped, also behind image proxies and archives (`BlockList`). Similarity of que
 that capitals, accents typed in two ways and punctuation make no difference.
 """
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,7 @@ FLICKR_HOSTS = (
 _FLICKR_SOURCE = "flickr"  # what an image search prints as the source when it gives no host
 _URL_MAX_CHARS = 20_000  # nothing beyond this is looked at; real addresses end near 2,000
 _HOST_MAX_LABELS = 12
+_RULES = "1"  # of blocking; change it when more results, or other ones, are found to come from a listed host
 _DROPPED_QUERY_CATEGORIES = frozenset({"Cf", "Cs"})  # joiners, soft hyphens, lone surrogates
 _APOSTROPHES = frozenset("'\u2019\u2018\u02bc`\u00b4")  # removed before NFKC turns some of them into spaces
 _DOTS = str.maketrans({"\u3002": ".", "\uff0e": ".", "\uff61": ".", "\\": "/"})  # dots browsers accept in a host
@@ -120,6 +122,8 @@ def normalise_query(text: str) -> str:
     Returns:
         Words separated by single spaces; empty when the query has none.
     """
+    if text.isascii():
+        return " ".join(text.translate(_ASCII_QUERY).split())
     text = "".join(char for char in text if char not in _APOSTROPHES)
     text = _fold(_fold(text))
     return " ".join("".join(map(_query_char, text)).split())
@@ -136,6 +140,9 @@ def _query_char(char: str) -> str:
     if category[0] in "PZ" or category in ("Sm", "Sc", "Sk", "Cc"):
         return " "
     return char
+
+
+_ASCII_QUERY = {code: _query_char(chr(code).lower()) for code in range(128)}
 
 
 def query_tokens(text: str) -> frozenset[str]:
@@ -196,6 +203,16 @@ class BlockList:
     def _index(self) -> frozenset[str]:
         return frozenset(self.hosts)
 
+    @cached_property
+    def digest(self) -> str:
+        """Names the list and what it does; results checked by a list of the same name need no second look."""
+        return hashlib.sha256("\n".join((_RULES, *sorted(self.hosts))).encode()).hexdigest()[:16]
+
+    @cached_property
+    def _marks(self) -> tuple[str, ...]:
+        """What is in every text that names a listed host, or may hide one."""
+        return (_FLICKR_SOURCE, "%", "\\", *(host for host in self.hosts if _FLICKR_SOURCE not in host))
+
     @classmethod
     def extended(cls, hosts: "str | Iterable[str] | BlockList" = ()) -> "BlockList":
         """Flickr's hosts and further ones.
@@ -220,6 +237,20 @@ class BlockList:
         """Whether an address leads to a listed host, directly or through a proxy that carries the address inside."""
         return any(self.blocks_host(host) for host in _hosts_in(url))
 
+    def clears(self, results: Sequence[SearchResult]) -> bool:
+        """Whether no result can come from a listed host, seen at one glance; when False, look at each.
+
+        Printable ASCII without percent sign or backslash can hide a host between spaces alone.
+        """
+        text = "|".join([result.url for result in results] + [result.source for result in results])
+        if not (text.isascii() and text.isprintable()):
+            return False
+        text = text.replace(" ", "").lower()
+        for word in self._marks:
+            if word in text:
+                return False
+        return True
+
     def blocks(self, result: SearchResult) -> bool:
         """Whether a result comes from a listed host, by its address or by its stated source."""
         source = result.source.strip()
@@ -240,8 +271,8 @@ def filter_results(
     Returns:
         The results that may be shown.
     """
-    blocked = BlockList.extended(blocked_hosts)
-    return [result for result in results if not blocked.blocks(result)]
+    blocked, results = BlockList.extended(blocked_hosts), list(results)
+    return results if blocked.clears(results) else [result for result in results if not blocked.blocks(result)]
 
 
 def _plain_url(url: str) -> str:

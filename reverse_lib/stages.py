@@ -28,19 +28,26 @@ SPLITS = ("test-new", "test-seen")
 LABELS = {
     **{f"within_{km}km": f"within {km:,} km" for km in (1, 25, 200, 750, 2500)},
     "median_km": "median error, km",
+    "mean_km": "mean error, km",
     "geoguessr_score": "GeoGuessr score",
     "country": "right country",
+    "country_of_position": "position in the right country",
+    "continent": "position on the right continent",
     "parsed": "answer readable",
     "format": "format",
     "box_iou": "box IoU",
     "query_hit": "queries that find evidence",
+    "evidence_precision": "evidence precision",
+    "evidence_recall": "evidence recall",
     "evidence_mcc": "evidence MCC",
     "calls_zoom": "zooms a photo",
     "calls_image": "image searches a photo",
     "calls_text": "text searches a photo",
+    "tokens": "tokens written a photo",
+    "seconds": "seconds of writing a photo",
     "reward": "reward",
 }
-_PERCENT = ("within_", "country", "parsed", "query_hit")
+_PERCENT = ("within_", "country", "continent", "parsed", "query_hit")
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ def _cell(metric: str, row: pd.Series) -> str:
     if not row["n"]:
         return "–"
     share = metric.startswith(_PERCENT)
-    digits = 0 if share or metric in ("median_km", "geoguessr_score") else 2
+    digits = 0 if share or metric in ("median_km", "mean_km", "geoguessr_score", "tokens") else 2
     numbers = (row[key] * (100 if share else 1) for key in ("value", "low", "high"))
     value, low, high = (f"{number:,.{digits}f}".replace("-", "−") for number in numbers)
     return f"{value}{' %' if share else ''} ({low}{' to ' if row['low'] < 0 else '–'}{high})"

@@ -142,8 +142,8 @@ class Store:
 
     def _check_header(self, name: str, version: int) -> None:
         header, entries = self._retry(lambda t: (t.get(_HEADER), t.stat()["entries"]), write=False)
+        text = json.dumps({"format": name, "version": version}).encode()
         if header is None and not entries and self.writable:
-            text = json.dumps({"format": name, "version": version}).encode()
             self._retry(lambda t: t.put(_HEADER, text, overwrite=False), write=True)
             return
         try:
@@ -158,6 +158,8 @@ class Store:
                 f"{self.folder}: {name} of format version {found_version}, newer than version {version}, the newest "
                 "this program reads; update the program"
             )
+        if found_version < version and self.writable:  # from now on it may hold what an older program can't read
+            self._retry(lambda t: t.put(_HEADER, text), write=True)
 
     def _make_writable(self) -> None:
         with self.lock:
@@ -242,10 +244,11 @@ def _file_id(folder: Path) -> tuple[int, int] | None:
 def scan(txn: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Entries whose key starts with a prefix, in the order of keys."""
     with txn.cursor() as cursor:
-        more = cursor.set_range(prefix)
-        while more and cursor.key().startswith(prefix):
-            yield cursor.key(), cursor.value()
-            more = cursor.next()
+        if cursor.set_range(prefix):
+            for key, value in cursor:
+                if not key.startswith(prefix):
+                    return
+                yield key, value
 
 
 _registry: dict[str, Store] = {}  # LMDB itself is one environment per file and process, so the register is too

@@ -156,3 +156,28 @@ def _what(turn) -> str:
     if turn.tool_call is not None:
         return {TOOLS[0]: "zoom", TOOLS[1]: "image search", TOOLS[2]: "text search"}[turn.tool_call.name]
     return "answer" if turn.answer is not None else "unreadable"
+
+
+@matplotlib.rc_context(STYLE)
+def effects_figure(effects: pd.DataFrame, metrics: Sequence[str], baseline: str = "full method") -> Plot:
+    """One panel a metric: how much each variant differs from the baseline, with 95 % intervals.
+
+    Args:
+        effects: The table of `ablations.effects`, index (variant, metric), columns value, low, high, shown.
+        metrics: Which ones, a panel each.
+        baseline: What the line at 0 stands for.
+    """
+    variants = list(dict.fromkeys(effects.index.get_level_values("variant")))
+    figure = new_figure(2.2 + 2.6 * len(metrics), 1.2 + 0.34 * len(variants))
+    places = np.arange(len(variants))
+    for panel, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False).flat, metrics, strict=True):
+        rows = effects.xs(metric, level="metric").loc[variants]
+        colours = np.where(~rows["shown"].astype(bool), MUTED, np.where(rows["value"] > 0, SERIES[0], SERIES[1]))
+        panel.axvline(0, color=INK, linewidth=1)
+        panel.hlines(places, rows["low"], rows["high"], colours, linewidth=2)
+        panel.scatter(rows["value"], places, c=colours, s=28, zorder=3)
+        panel.set(title=in_plain_words(metric), xlabel=f"less ← {baseline} → more")
+        panel.set_yticks(places, variants)
+    panel.invert_yaxis()
+    figure.suptitle(f"What each variant changes against the {baseline}", x=0.01, ha="left", fontweight="bold")
+    return figure

@@ -1,179 +1,182 @@
-"""Panels for notebooks (ipywidgets): stepping through what agents did, turn by turn.
+"""A panel for notebooks (ipywidgets): stepping through what agents did, turn by turn, also two of them side by side.
 
-A panel only draws: what it shows is HTML that a pure function made. Where no widget can be drawn (an executed notebook
-on a web page, say), the panel stands there as HTML with all of its turns to unfold. Text that a page or a model wrote
-is escaped.
+A panel only draws: what it shows is HTML that `reverse_lib.markup` made. Where no widget can be drawn (an executed
+notebook on a web page, say), it stands there as HTML with all of its turns to unfold.
+
+    TrajectoryViewer({"rollout 1": first, "rollout 2": second}, photo.load(), interface)      # one at a time
+    TrajectoryViewer({"cold start": [before], "GRPO": [after]}, photo.load(), interface)      # side by side
 """
 
-import base64
 import html
-import io
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import ipywidgets
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from reverse_lib.interface import Interface, observation_content
-from reverse_lib.plots import SERIES
-from reverse_lib.trajectory import SEARCH_TOOLS, Trajectory
+from reverse_lib.interface import Interface
+from reverse_lib.markup import RULE, score_html, turn_html
+from reverse_lib.rewards import Breakdown
+from reverse_lib.trajectory import Trajectory
 
-_WIDTH_PX, _SMALL_PX = 440, 240  # of the photo, live and unfolded
-
-
-def turn_html(
-    trajectory: Trajectory,
-    number: int,
-    image: Image.Image,
-    interface: Interface,
-    reward: float | None = None,
-    advantage: float | None = None,
-    in_words: Callable[[str], str] = str,
-    width_px: int = _WIDTH_PX,
-) -> str:
-    """One turn to look at: the photo with the box, what the model wrote, what came back, what the turn earned.
-
-    Args:
-        trajectory: Any.
-        number: Of the turn, from 1.
-        image: The original photo.
-        interface: How the world was shown.
-        reward: What the turn earned, if known.
-        advantage: Of the turn, if known.
-        in_words: Turns an agent's shorthand into words (`teacher.in_words` for the tiny agent).
-        width_px: Of the photo.
-    """
-    turn, step = trajectory.turns()[number - 1], trajectory.steps[number - 1]
-    box = turn.tool_call.arguments.get("bbox_2d") if turn.tool_call else None
-    earned = "" if reward is None else f" · reward {reward:+.2f}"
-    earned += "" if advantage is None else f" · advantage {advantage:+.2f}"
-    rows = [f"<b>Turn {number} of {len(trajectory.steps)}{earned}</b>"]
-    rows += [_line("thinks", in_words(turn.think))] if turn.think else []
-    if turn.useful is not None:
-        rows.append(_line("trusts", ", ".join(f"[{i}]" for i in turn.useful) or "none of the results"))
-    if turn.tool_call:
-        words = "; ".join(f"{key}: {value}" for key, value in turn.tool_call.arguments.items())
-        rows.append(_line("calls", f"{turn.tool_call.name} ({words})"))
-    if turn.answer:
-        km = "" if trajectory.km is None else f", {trajectory.km:,.0f} km from {trajectory.city}, {trajectory.country}"
-        rows.append(_line("answers", turn.answer.text() + km))
-    rows += [_line("errors", ", ".join(turn.errors))] if turn.errors else []
-    rows += _came_back(trajectory, number, image, interface) if step.observation else []
-    left = f'<img src="{_data_url(_with_box(image, box, width_px), "JPEG")}" width="{width_px}" alt="the photo">'
-    right = "".join(f'<div style="margin:0 0 6px">{row}</div>' for row in rows)
-    return (
-        f'<div style="display:flex;gap:16px;flex-wrap:wrap;line-height:1.4">{left}'
-        f'<div style="flex:1;min-width:300px">{right}</div></div>'
-    )
+_ALONE_PX, _BESIDE_PX, _UNFOLDED_PX = 440, 320, 240  # width of the photo
 
 
-def _came_back(trajectory: Trajectory, number: int, image: Image.Image, interface: Interface) -> list[str]:
-    """What the tool returned: the crop, or the results with who trusted them and whether they are evidence."""
-    seen = trajectory.steps[number - 1].observation
-    after = trajectory.turns()[number].useful if number < len(trajectory.steps) else None
-    rows = []
-    if seen.tool in SEARCH_TOOLS and seen.results:
-        for i, result in enumerate(seen.results, 1):
-            truth = {True: "✓ evidence", False: "✗ no evidence"}.get(result.get("useful"), "unlabelled")
-            trusted = "trusted" if after and i in after else "not trusted"
-            agrees = (after is not None and i in after) == bool(result.get("useful"))
-            colour = SERIES[2] if agrees else SERIES[1]
-            words = f"[{i}] {result.get('title', '')}: {result.get('snippet', '')}"
-            rows.append(
-                f'<div style="border-left:4px solid {colour};padding-left:6px;margin:2px 0">{html.escape(words)}'
-                f'<br><small style="color:#555">{truth}, {trusted}</small></div>'
-            )
-        return rows
-    for block in observation_content(seen, image, interface):
-        if block["type"] == "image":
-            rows.append(f'<img src="{_data_url(block["image"])}" alt="the zoom" style="image-rendering:pixelated">')
-        elif block["text"]:
-            rows.append(_line("is told", block["text"]))
-    return rows
+class Panel(ipywidgets.VBox):
+    """A widget that leaves its `unfolded()` HTML where there is no front end to draw it."""
 
-
-def _line(label: str, text: str) -> str:
-    words = html.escape(text).replace("\n", "<br>")
-    return f'<span style="color:#666">{label}</span> {words}'
-
-
-def _with_box(image: Image.Image, box: object, width_px: int) -> Image.Image:
-    shown = image.resize((width_px, round(width_px * image.height / image.width)), Image.Resampling.LANCZOS)
-    if isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) and 0 <= v <= 1000 for v in box):
-        x1, y1, x2, y2 = (v / 1000 * side for v, side in zip(box, shown.size * 2, strict=True))
-        if x1 < x2 and y1 < y2:
-            ImageDraw.Draw(shown).rectangle((x1 - 2, y1 - 2, x2 + 2, y2 + 2), outline="white", width=5)
-            ImageDraw.Draw(shown).rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=SERIES[0], width=3)
-    return shown
-
-
-def _data_url(image: Image.Image, kind: str = "PNG") -> str:
-    data = io.BytesIO()
-    image.convert("RGB").save(data, kind, quality=88)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
-
-
-class TrajectoryViewer(ipywidgets.VBox):
-    """Rollouts to step through: choose one, move through its turns.
-
-    Args:
-        rollouts: Trajectories on one photo, by the name to choose them by.
-        image: The original photo.
-        interface: How the world was shown.
-        rewards: What each turn of each rollout earned, in the same order; or none.
-        advantages: Of each turn of each rollout; or none.
-        in_words: Turns an agent's shorthand into words.
-
-    Raises:
-        ValueError: There is no rollout with a turn.
-    """
-
-    def __init__(
-        self,
-        rollouts: Mapping[str, Trajectory],
-        image: Image.Image,
-        interface: Interface,
-        rewards: Sequence[Sequence[float]] = (),
-        advantages: Sequence[Sequence[float]] = (),
-        in_words: Callable[[str], str] = str,
-    ):
-        self._rollouts = [trajectory for trajectory in rollouts.values() if trajectory.steps]
-        if not self._rollouts or len(self._rollouts) < len(rollouts):
-            raise ValueError("TrajectoryViewer: give at least one rollout, and none without turns")
-        self._given = image, interface, rewards, advantages, in_words
-        self.rollout = ipywidgets.Dropdown(options=list(zip(rollouts, range(len(rollouts)), strict=True)))
-        self.turn = ipywidgets.IntSlider(
-            1, 1, len(self._rollouts[0].steps), description="turn", continuous_update=False
-        )
-        self.page = ipywidgets.HTML()
-        self.rollout.observe(self._choose, "value")
-        self.turn.observe(self._draw, "value")
-        super().__init__([ipywidgets.HBox([self.rollout, self.turn]), self.page])
-        self._draw()
+    def unfolded(self) -> str:
+        """Everything the panel can show, as HTML that needs no front end."""
+        raise NotImplementedError
 
     def _repr_mimebundle_(self, **kwargs):
         page = {"text/html": self.unfolded()}
         return page if os.environ.get("REVERSE_NO_FRONT_END") else super()._repr_mimebundle_(**kwargs) | page
 
+
+@dataclass(frozen=True)
+class _Run:
+    """A rollout to show: what it is called, and what is known of its rewards."""
+
+    label: str
+    trajectory: Trajectory
+    rewards: Sequence[float] | None
+    advantages: Sequence[float] | None
+    score: Breakdown | None
+
+
+class TrajectoryViewer(Panel):
+    """Rollouts on one photo to step through: choose one, move through its turns.
+
+    Args:
+        rollouts: Trajectories by the name to choose them by, shown one at a time. Or, for each stage (or model) by
+            name, a list of trajectories: then the stages stand side by side, and one slider steps them all.
+        image: The original photo.
+        interface: How the world was shown.
+        rewards: What each turn of each rollout earned, in the same order, by stage where rollouts are; or none.
+        advantages: Of each turn of each rollout; or none.
+        in_words: Turns an agent's shorthand into words.
+        scores: Of each rollout, its breakdown; or none.
+
+    Raises:
+        ValueError: There is no rollout, one has no turn, they are about several photos, or rewards, advantages or
+            scores are not as many.
+    """
+
+    def __init__(
+        self,
+        rollouts: Mapping[str, Trajectory] | Mapping[str, Sequence[Trajectory]],
+        image: Image.Image,
+        interface: Interface,
+        rewards: Sequence | Mapping[str, Sequence] = (),
+        advantages: Sequence | Mapping[str, Sequence] = (),
+        in_words: Callable[[str], str] = str,
+        scores: Sequence[Breakdown] | Mapping[str, Sequence[Breakdown]] = (),
+    ):
+        self._given = image, interface, in_words
+        self._stages = _by_stage(rollouts, rewards=rewards, advantages=advantages, scores=scores)
+        self.choosers = [
+            ipywidgets.Dropdown(options=[(run.label, i) for i, run in enumerate(runs)], layout={"width": "auto"})
+            for runs in self._stages.values()
+        ]
+        self.turn = ipywidgets.IntSlider(1, 1, self._longest(), description="turn", continuous_update=False)
+        self.pages = [ipywidgets.HTML() for _ in self._stages]
+        for chooser in self.choosers:
+            chooser.observe(self._choose, "value")
+        self.turn.observe(self._draw, "value")
+        super().__init__(self._layout())
+        self._draw()
+
     def unfolded(self) -> str:
-        """Every turn of every rollout as HTML that needs no front end."""
-        names = [name for name, _ in self.rollout.options]
-        parts = []
-        for i, (name, trajectory) in enumerate(zip(names, self._rollouts, strict=True)):
-            turns = [self._turn(i, k, _SMALL_PX) for k in range(len(trajectory.steps))]
-            page = '<hr style="border:0;border-top:1px solid #ddd">'.join(turns)
-            parts.append(f"<details{'' if i else ' open'}><summary>{html.escape(name)}</summary>{page}</details>")
-        return "".join(parts)
+        """Every turn of every rollout, stages side by side."""
+        rows = list(itertools.zip_longest(*self._stages.values()))
+        return "".join(self._unfolded_row(row, is_open=i == 0) for i, row in enumerate(rows))
+
+    def _unfolded_row(self, runs: Sequence[_Run | None], is_open: bool) -> str:
+        """The runs of one row, a column a stage, a line of the grid a turn."""
+        titles = [self._title(stage, run) for stage, run in zip(self._stages, runs, strict=True)]
+        names = titles if len(runs) > 1 else [""]
+        cells = [f"<b>{name}</b>{_score(run)}" for name, run in zip(names, runs, strict=True)]
+        for k in range(max(len(run.trajectory.steps) for run in runs if run)):
+            cells += [RULE + self._turn(run, k) if run and k < len(run.trajectory.steps) else "" for run in runs]
+        grid = f"display:grid;grid-template-columns:repeat({len(runs)},minmax(0,1fr));gap:0 24px"
+        return (
+            f'<details{" open" if is_open else ""}><summary style="font-weight:600">{" | ".join(filter(None, titles))}'
+            f'</summary><div style="{grid}">{"".join(f"<div>{cell}</div>" for cell in cells)}</div></details>'
+        )
+
+    def _title(self, stage: str, run: _Run | None) -> str:
+        """What a run is called, escaped: by its stage, its label, or both."""
+        if run is None:
+            return ""
+        labelled = not stage or len(self._stages[stage]) > 1
+        return html.escape(", ".join(filter(None, (stage, run.label if labelled else ""))))
+
+    def _layout(self) -> list[ipywidgets.Widget]:
+        if len(self.pages) == 1:
+            return [ipywidgets.HBox([*self.choosers, self.turn]), *self.pages]
+        columns = []
+        for stage, chooser, page in zip(self._stages, self.choosers, self.pages, strict=True):
+            head = [ipywidgets.HTML(f'<b style="font-size:15px">{html.escape(stage)}</b>')]
+            head += [chooser] if len(self._stages[stage]) > 1 else []
+            columns.append(ipywidgets.VBox([*head, page], layout={"flex": "1 1 0", "min_width": "0"}))
+        return [self.turn, ipywidgets.HBox(columns, layout={"grid_gap": "24px", "width": "100%"})]
+
+    def _chosen(self) -> list[_Run]:
+        return [runs[chooser.value] for runs, chooser in zip(self._stages.values(), self.choosers, strict=True)]
+
+    def _longest(self) -> int:
+        return max(len(run.trajectory.steps) for run in self._chosen())
 
     def _choose(self, _) -> None:
         self.turn.value = 1
-        self.turn.max = len(self._rollouts[self.rollout.value].steps)
+        self.turn.max = self._longest()
         self._draw()
 
     def _draw(self, _=None) -> None:
-        self.page.value = self._turn(self.rollout.value, self.turn.value - 1, _WIDTH_PX)
+        width_px = _ALONE_PX if len(self.pages) == 1 else _BESIDE_PX
+        for run, page in zip(self._chosen(), self.pages, strict=True):
+            page.value = _score(run) + self._turn(run, min(self.turn.value, len(run.trajectory.steps)) - 1, width_px)
 
-    def _turn(self, i: int, k: int, width_px: int) -> str:
-        image, interface, rewards, advantages, in_words = self._given
-        reward, advantage = (list(rows)[i][k] if len(rows) else None for rows in (rewards, advantages))
-        return turn_html(self._rollouts[i], k + 1, image, interface, reward, advantage, in_words, width_px)
+    def _turn(self, run: _Run, k: int, width_px: int | None = None) -> str:
+        """Turn `k`, from 0; without a width as it stands among the unfolded ones."""
+        image, interface, in_words = self._given
+        reward, advantage = (None if row is None else row[k] for row in (run.rewards, run.advantages))
+        parts = run.score.per_turn[k] if run.score else None
+        shown = {"width_px": width_px or _UNFOLDED_PX, "always_photo": width_px is not None or k == 0}
+        return turn_html(run.trajectory, k + 1, image, interface, reward, advantage, in_words, parts=parts, **shown)
+
+
+def _score(run: _Run | None) -> str:
+    return score_html(run.score) if run and run.score else ""
+
+
+def _by_stage(rollouts: Mapping, **known: Sequence | Mapping) -> dict[str, list[_Run]]:
+    """Everything given as runs by stage, checked; one stage without a name where there are none."""
+    if any(isinstance(value, Trajectory) for value in rollouts.values()):
+        stages, known = {"": rollouts}, {name: {"": rows} for name, rows in known.items()}
+    else:
+        stages = {stage: {f"rollout {i}": one for i, one in enumerate(some, 1)} for stage, some in rollouts.items()}
+        if wrong := [name for name, rows in known.items() if len(rows) and not isinstance(rows, Mapping)]:
+            raise ValueError(f"TrajectoryViewer: {wrong[0]} must be given by stage, as the rollouts are")
+    every = [one for some in stages.values() for one in some.values()]
+    if not every or not all(stages.values()) or not all(one.steps for one in every):
+        raise ValueError("TrajectoryViewer: give at least one rollout (of each stage), and none without turns")
+    if len(photos := sorted({one.photo_id for one in every})) > 1:
+        raise ValueError(f"TrajectoryViewer: rollouts on {', '.join(photos[:3])}; give those on one photo")
+    return {
+        stage: _runs(some, {name: rows.get(stage, ()) if rows else () for name, rows in known.items()})
+        for stage, some in stages.items()
+    }
+
+
+def _runs(rollouts: Mapping[str, Trajectory], known: Mapping[str, Sequence]) -> list[_Run]:
+    """The rollouts of one stage, each with what is known of it."""
+    columns = []
+    for name, rows in known.items():
+        if len(rows) not in (0, len(rollouts)):
+            raise ValueError(f"TrajectoryViewer: {len(rows)} {name} for {len(rollouts)} rollouts; one each, or none")
+        columns.append(list(rows) if len(rows) else [None] * len(rollouts))
+    return [_Run(*row) for row in zip(rollouts, rollouts.values(), *columns, strict=True)]

@@ -89,6 +89,7 @@ def train_agent(folder, on_row=None) -> tuple[list[dict], torch.nn.Module]:
     )
     settings = dict(seed=5, on_row=on_row, levels=["easy", "hard"])
     rows = grpo.train(model, processor, photos, KnownSearch(), TINY, config, folder, **settings)
+    assert processor.tokenizer.response_template is None and "parse_response" not in vars(processor.tokenizer)
     return rows, model
 
 

@@ -240,7 +240,7 @@ def test_tools_can_be_taken_away(cli):
         (["--benchmark", "folder"], "say where the photos are with --root"),
         (["--benchmark", "folder", "--root", "/nowhere"], "/nowhere: no CSV file there"),
         (["--benchmark", "folder", "--live"], "no live search service is configured"),
-        (["--benchmark", "moon"], "'moon' is not one of 'world', 'folder'"),
+        (["--benchmark", "moon"], "'moon' is not one of 'world', 'im2gps3k', 'yfcc4k', 'folder'"),
         (["--benchmark", "world", "--photos", "0"], "0 is not in the range"),
     ],
 )

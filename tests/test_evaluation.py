@@ -94,8 +94,9 @@ def test_shares_median_and_score_equal_numbers_computed_by_hand():
 
 
 def test_the_metrics_are_exactly_those_promised_to_readers_of_the_json():
-    promised = """within_1km within_25km within_200km within_750km within_2500km median_km geoguessr_score country
-    parsed format box_iou query_hit evidence_mcc calls_zoom calls_image calls_text reward""".split()
+    promised = """within_1km within_25km within_200km within_750km within_2500km median_km mean_km geoguessr_score
+    country country_of_position continent parsed format box_iou query_hit evidence_precision evidence_recall
+    evidence_mcc calls_zoom calls_image calls_text tokens seconds reward""".split()
     assert list(summarize(table([1.0])).index) == list(METRICS) == promised
 
 

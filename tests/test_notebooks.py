@@ -7,6 +7,7 @@ run first, once a session, so that one test alone works too.
 import json
 
 import pytest
+from map_pages import drawn_data
 from PIL import Image
 from rich.console import Console
 
@@ -16,12 +17,14 @@ from reverse_lib.policy import load_interface
 from reverse_lib.runner import NotebookError, run
 from reverse_lib.sft import read_rows
 from reverse_lib.trajectory import load_trajectories
+from reverse_lib.world import World
 
 NEEDS = {
     "02_search_cache": ["01_annotation"],
     "03_sft": ["01_annotation"],
     "04_grpo": ["01_annotation", "02_search_cache", "03_sft"],
     "05_evaluation": ["04_grpo"],
+    "06_ablations": ["04_grpo"],
 }
 
 
@@ -32,8 +35,8 @@ def check_quickstart(metrics, folder):
     assert -0.15 <= metrics["first_photo_reward"] <= 1
     assert 0 < metrics["seconds_per_photo"] < 60
     assert metrics["own_photo_turns"] >= 1
-    page = (folder / "maps" / "00_answer.html").read_text()
-    assert page.count("circleMarker(") == 1 + 2 * (metrics["first_photo_km"] is not None)  # land, truth and answer
+    (stage,) = drawn_data((folder / "maps" / "00_answer.html").read_text())["stages"]
+    assert ["km" in row for row in stage["rows"]] == [True] * (metrics["first_photo_km"] is not None)
     for name, least in (("00_trajectory", 800), ("00_eight_photos", 1000)):
         assert Image.open(folder / "figures" / f"{name}.png").width > least
 
@@ -48,11 +51,16 @@ def check_annotation(metrics, folder):
     assert saved["failing"] == round(saved["search"] * 0.05 / 0.8) == 1
     assert metrics["difficulty"]["easy"] > metrics["difficulty"]["hard"] > 0 == metrics["difficulty"]["unknown"]
     for labels in metrics["labels"].values():
+        assert list(labels) == ["mentioned", "used", "declared", "judge"]
         assert labels["mentioned"]["recall"] == 1 and abs(labels["mentioned"]["kappa"]) < 1e-9
+        assert labels["judge"]["kappa"] > 0.7 and labels["used"]["covered"] < labels["declared"]["covered"] == 1
         assert labels["used"]["recall"] < labels["declared"]["recall"]
     assert metrics["labels"]["kept"]["declared"]["kappa"] > 0.7
     assert metrics["labels"]["kept"]["declared"]["kappa"] >= metrics["labels"]["all"]["declared"]["kappa"]
     assert 0.7 < metrics["median_box_iou"] <= 1
+    assert set(metrics["label_methods"]) == {"world"} and metrics["regions"] > 0 and metrics["skipped"] == {}
+    page = (folder / "01_annotation.ipynb").read_text()
+    assert "Accept" in page or "accept" in page  # the review panel, unfolded
     check_world(metrics, folder)
     rows = load_trajectories(folder / "trajectories.jsonl")
     kinds = [row.extra["sample"] for row in rows]
@@ -84,8 +92,8 @@ def check_world(metrics, folder):
     assert whole["photos"] == 24 and whole["right"] < 0.3 and whole["shown"] is None
     for name in ("photos", "engine"):
         assert Image.open(folder / "figures" / f"01_{name}.png").width == 1760
-    page = (folder / "maps" / "01_twins.html").read_text()
-    assert page.count("circleMarker(") == 1 + 40  # land, places
+    groups = drawn_data((folder / "maps" / "01_twins.html").read_text())
+    assert sum(len(group["places"]) for group in groups) == 40
 
 
 def check_search_cache(metrics, folder):
@@ -95,6 +103,7 @@ def check_search_cache(metrics, folder):
     assert boxes[0] == 1 >= boxes[1] > 0.9 > boxes[2] > boxes[3]
     assert hits["query, a letter missing in the name"] < hits["query without its last word"]
     assert differs["the same query"] < 0.1 < differs["query without its first word"] <= 1
+    assert metrics["changed_since"] == {"image_search_tool": 0, "text_search_tool": 0} == metrics["lost_since"]
     only = metrics["evidence_only_in_cache"]
     assert only["the same box"] == only["the same query"] == 0 and set(only) == set(differs)
     assert metrics["same_in_group"] is True and metrics["lookups_per_s"] > 100 and 0 < metrics["size_mb"] < 5
@@ -162,10 +171,30 @@ def check_evaluation(metrics, folder):
     )
     assert metrics["shown"] == "grpo"
     answered = 8 * stages[metrics["shown"]]["test-new"]["parsed"]["value"]
-    page = (folder / "maps" / "05_error_map.html").read_text()
-    assert page.count("circleMarker(") == 1 + 8 + answered  # land, truths, answers
+    on_map = drawn_data((folder / "maps" / "05_error_map.html").read_text())
+    rows = on_map["stages"][on_map["first"]]["rows"]
+    assert len(rows) == 8 and sum("to" in row for row in rows) == answered
     for name in ("error_curve", "stages", "seen_and_new", "best", "median", "worst"):
         assert Image.open(folder / "figures" / f"05_{name}.png").width > 900
+
+
+def check_ablations(metrics, folder):
+    assert metrics["photos"] == 8 and metrics["stage"] == "grpo"
+    assert set(metrics["tools"]) == {"all three", "no zoom", "no image search", "no text search", "none"}
+    calls = {name: (row["calls_zoom"], row["calls_text"]) for name, row in metrics["tools"].items()}
+    assert calls["none"] == (0, 0) and calls["no zoom"][0] == 0 and calls["no text search"][1] == 0
+    for name, row in metrics["lost_25km"].items():
+        change = metrics["tools"][name]["within_25km"] - metrics["tools"]["all three"]["within_25km"]
+        assert row["value"] == pytest.approx(change, abs=1e-9) and row["low"] <= row["value"] <= row["high"]
+    assert metrics["runs"] == 6  # three variants, two seeds
+    assert set(metrics["effects"]) == {
+        f"{variant}: {metric}"
+        for variant in ("before RL", "trajectory credit")
+        for metric in ("within_25km", "evidence_mcc", "box_iou", "query_hit", "reward")
+    }
+    assert all(row["seeds"] == 2 for row in metrics["effects"].values())
+    for name in ("tools", "effects"):
+        assert Image.open(folder / "figures" / f"06_{name}.png").width > 900
 
 
 CHECKS = {
@@ -175,6 +204,7 @@ CHECKS = {
     "03_sft": check_sft,
     "04_grpo": check_grpo,
     "05_evaluation": check_evaluation,
+    "06_ablations": check_ablations,
 }
 
 
@@ -203,6 +233,28 @@ def executed(tmp_path_factory):
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_notebook_runs_and_its_metrics_are_right(name, executed):
     CHECKS[name](*executed(name))
+
+
+def test_annotation_and_cache_run_on_a_users_folder_and_name_its_bad_rows(tmp_path):
+    lines = ["path,lat,lon,country,city"]
+    for number, photo in enumerate(World(0, 40).photos("val", 4)):
+        photo.load().save(tmp_path / f"{number}.jpg", quality=95)
+        lines.append(f"{number}.jpg,{photo.lat},{photo.lon},{photo.country},{photo.city}")
+    lines += ["gone.jpg,1,2,,", "0.jpg,1,2,,", "1.jpg,100,2,,"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    own = {"outputs": str(tmp_path / "out"), "photo_folder": str(tmp_path)}
+    teacher = {"teacher_name": "data/models/agent"}
+    (annotated,) = run("smoke", only="01_annotation", overrides=own | teacher, console=Console(quiet=True))
+    assert annotated.metrics["photos"] == 4
+    assert annotated.metrics["skipped"] == {"missing": 1, "duplicate": 1, "coordinates": 1}
+    rows = load_trajectories(tmp_path / "out" / "trajectories.jsonl")
+    assert {row.photo_id for row in rows} <= {f"{number}.jpg" for number in range(4)}
+    labelled = [s.observation for row in rows for s in row.steps if s.observation and s.observation.labelled]
+    assert {seen.label_method for seen in labelled} <= {"declared", "cited"}
+    (cached,) = run("smoke", only="02_search_cache", overrides=own, console=Console(quiet=True))
+    assert cached.metrics["same_in_group"] is True
+    with SearchCache.open(tmp_path / "out" / "search_cache") as cache:
+        assert set(cache.photo_ids()) <= {f"{number}.jpg" for number in range(4)}
 
 
 def test_the_search_cache_without_trajectories_says_which_notebook_makes_them(tmp_path):

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from reverse_lib import plots, training_plots
-from reverse_lib.evaluation import summarize, to_frame
+from reverse_lib import failures, plots, report_plots, training_plots, uncertainty
+from reverse_lib.evaluation import METRICS, summarize, to_frame
+from reverse_lib.published import published
 
 
 def errors(*km):
@@ -43,6 +44,113 @@ def test_bars_are_as_high_as_the_summary_says(make_trajectory):
     right, wrong = make_trajectory("a"), make_trajectory("b", answer="Spain, Madrid, 40.42, -3.70")
     figure = plots.bars({"stage": summarize(to_frame([right, wrong]))}, ["within_25km", "country", "parsed"])
     assert [bar.get_height() for bar in figure.axes[0].patches] == [0.5, 0.5, 1.0]
+
+
+def summary(**values):
+    """A summary with these metrics, each with an interval of ±0.1, and 0.5 for the others."""
+    rows = {name: {"value": x, "low": x - 0.1, "high": x + 0.1, "n": 9} for name, x in values.items()}
+    return pd.DataFrame.from_dict(
+        rows | {name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9} for name in METRICS if name not in rows},
+        orient="index",
+    )
+
+
+def test_published_figures_are_marked_beside_the_bars_of_the_distances_they_report_and_named_with_their_source():
+    others = published("im2gps3k").loc[["REVERSE 4B", "GeoCLIP"]]
+    metrics = [f"within_{km}km" for km in (1, 25, 200)]
+    figure = plots.bars({"cold start": summary(), "GRPO": summary()}, metrics, published=others)
+    marks = {line.get_label(): line.get_xydata() for line in figure.axes[0].lines if line.get_label() in others.index}
+    assert marks["REVERSE 4B"][:, 1].tolist() == [0.225, 0.483]  # nothing is reported for 200 km
+    assert marks["GeoCLIP"][:, 1].tolist() == [0.141, 0.345, 0.507]
+    assert (marks["GeoCLIP"][:, 0] > np.arange(3) + 0.4).all() and (marks["GeoCLIP"][:, 0] < np.arange(3) + 0.6).all()
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["cold start", "GRPO", "REVERSE 4B", "GeoCLIP"]
+    assert "arXiv 2605.26861" in figure.get_supxlabel()
+    assert not plots.bars({"GRPO": summary()}, metrics, published=published("world")).get_supxlabel()
+
+
+def test_the_error_curve_leaves_out_photos_whose_service_failed():
+    frame = errors(1, 100, np.nan).assign(end=["answered", "answered", "service_error"])
+    figure = plots.error_curve(frame)
+    assert texts(figure).split() == ["50%", "50%", "100%", "100%", "100%"]
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "photos (n = 2)"
+
+
+def test_tool_use_has_a_bar_a_tool_and_stage_with_its_interval():
+    stages = {"base": summary(calls_zoom=1.53, calls_image=1.31, calls_text=1.07), "RL": summary(calls_zoom=0.07)}
+    axes = report_plots.tool_use(stages).axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [1.53, 1.31, 1.07, 0.07, 0.5, 0.5]
+    whiskers = [segment for collection in axes.collections for segment in collection.get_segments()]
+    assert whiskers[0][:, 1].tolist() == pytest.approx([1.43, 1.63])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["zoom", "image search", "text search"]
+
+
+def spread_table(n, seed, tag, factor=1.0):
+    rng = np.random.default_rng(seed)
+    spread = 10 ** rng.uniform(0, 3, n)
+    names = [f"{tag}{i}" for i in range(n)]
+    return pd.DataFrame(
+        {
+            "photo_id": names,
+            "km": factor * spread * rng.exponential(1, n),
+            "spread_km": spread,
+            "backed": 1.0,
+            "answers": 8,
+            "samples": 8,
+        }
+    )
+
+
+def test_the_reliability_figure_puts_observed_against_promised_with_the_diagonal_and_chances_band():
+    radius = uncertainty.calibrate(spread_table(99, 0, "v"))
+    levels = [0.1, 0.5, 0.9]
+    found = {
+        name: uncertainty.coverage(radius, spread_table(80, seed, "t", f), levels)
+        for name, seed, f in (("seen", 1, 1), ("new", 2, 3))
+    }
+    axes = report_plots.reliability(found).axes[0]
+    diagonal, *curves = [line for line in axes.lines if line.get_linestyle() != "None"]
+    assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
+    for curve, rows in zip(curves, found.values(), strict=True):
+        assert (
+            curve.get_xdata() == pytest.approx(levels, abs=0.01)
+            and curve.get_ydata().tolist() == rows["value"].tolist()
+        )
+    band = axes.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == found["seen"].loc[0.1, "expected_low"]
+    legend = [text.get_text() for text in report_plots.reliability(found["seen"]).legends[0].get_texts()]
+    assert legend[-1] == "observed (n = 80)"
+
+
+def test_the_risk_coverage_figure_draws_the_curve_its_band_and_the_random_order():
+    curve = uncertainty.risk_coverage(spread_table(60, 3, "t"), "spread_km", samples=200)
+    figure = report_plots.risk_coverage({"GRPO": curve})
+    line, level = figure.axes[0].lines
+    assert line.get_ydata().tolist() == curve["risk"].tolist() and line.get_xdata()[-1] == 1
+    assert set(level.get_ydata()) == {curve["risk"].iloc[-1]}
+    area = curve.attrs["aurc"]
+    assert (
+        figure.legends[0].get_texts()[0].get_text()
+        == f"GRPO, area {area['value']:.2f} ({area['low']:.2f}–{area['high']:.2f})"
+    )
+
+
+def test_the_figure_of_causes_has_a_point_a_cause_and_stage_and_leaves_out_successes_and_what_never_occurs(
+    make_trajectory,
+):
+    wrong, right = make_trajectory("a", answer="Spain, Madrid, 40.42, -3.70"), make_trajectory("b")
+    silent = make_trajectory("c", answer=None)
+    frames = {"before": to_frame([wrong, silent]), "after": to_frame([right, wrong])}
+    figure = report_plots.failure_causes(failures.count(frames))
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "evidence right, answer wrong",
+        "no readable answer",
+    ]
+    before, after = (line for line in axes.lines if line.get_marker() in "os" and len(line.get_xdata()) == 2)
+    assert before.get_xdata().tolist() == [0.5, 0.5] and after.get_xdata().tolist() == [0.5, 0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before (n = 2)", "after (n = 2)"]
+    assert report_plots.failure_causes(failures.count({"all right": to_frame([right])})).axes
 
 
 def test_training_curves_draw_each_key_once_and_say_where_nothing_was_logged():

@@ -62,7 +62,7 @@ def test_every_requirement_is_pinned_and_says_what_it_is_for():
 def test_every_third_party_module_that_is_imported_is_required():
     required = {re.split(r"==", line)[0].lower() for line in (ROOT / "requirements.txt").read_text().splitlines()}
     names = {"PIL": "pillow", "IPython": "ipython", "branca": "folium", "bs4": "beautifulsoup4"}
-    names |= {"cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
+    names |= {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "yaml": "pyyaml"}
     imported = set()
     for path in [*ROOT.glob("reverse_lib/**/*.py"), *ROOT.glob("tests/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):

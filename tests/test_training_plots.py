@@ -1,3 +1,4 @@
+import pandas as pd
 from PIL import Image
 
 from reverse_lib import training_plots
@@ -28,6 +29,20 @@ def test_a_group_shows_reward_and_advantage_of_each_turn(make_trajectory):
     assert texts[3].endswith(f"R {sum(rewards[0]):.2f}") and "no answer (format)" in texts[7]
     blue, orange = (axes.patches[i].get_facecolor() for i in (2, 5))
     assert blue[2] > blue[0] and orange[0] > orange[2]
+
+
+def test_effects_stand_where_they_are_and_those_not_shown_are_grey():
+    index = pd.MultiIndex.from_product([["no tools", "zoom only"], ["reward"]], names=["variant", "metric"])
+    effects = pd.DataFrame({"value": [-0.2, 0.01], "low": [-0.3, -0.1], "high": [-0.1, 0.1]}, index)
+    figure = training_plots.effects_figure(effects.assign(shown=[True, False]), ["reward"])
+    (panel,) = figure.axes
+    dots = panel.collections[-1]
+    assert dots.get_offsets().tolist() == [[-0.2, 0.0], [0.01, 1.0]]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["no tools", "zoom only"]
+    lost, unclear = dots.get_facecolors()[:, :3]
+    assert lost[0] > lost[2] and max(unclear) - min(unclear) < 0.1
+    low, high = panel.collections[0].get_segments()[0][:, 0]
+    assert (low, high) == (-0.3, -0.1)
 
 
 def test_live_curves_draw_every_so_many_rows_and_tell_the_time_left(monkeypatch):

@@ -19,6 +19,11 @@ class _Passing(Exception):
     """A failure that may be gone in a moment."""
 
 
+def from_environment(variable: str) -> str:
+    """What an environment variable holds, "" where it is not set; keys and addresses of services are read here only."""
+    return os.environ.get(variable, "").strip()
+
+
 class Service:
     """One HTTP service: bounded in time, connections and calls a minute; its key appears nowhere.
 
@@ -51,7 +56,7 @@ class Service:
     ):
         if httpx.URL(base_url).scheme not in ("http", "https"):
             raise ValueError(f"{name}: {base_url!r} is no http(s) address")
-        key = os.environ.get(key_variable, "").strip()
+        key = from_environment(key_variable)
         if not key:
             raise ValueError(f"{name}: no key; set the environment variable {key_variable}")
         self.name, self._pause_s, self._free_at, self._lock = name, 60 / per_minute, 0.0, threading.Lock()

@@ -1,0 +1,268 @@
+"""The released search caches as a `SearchCache`, and back.
+
+A released row is one result of one call. Its call is recorded once, with all results; what a record has no field for
+(numbers of photos, calls and positions, thumbnails, the box or query as it was written) is kept as the record's facts,
+so that writing gives the rows that were read, in their order. Of rows with the same photo, call and position the useful
+one is kept, else the first. Position -1 is a search that found nothing. A call with several queries, "a | b", is
+recorded under each of them, because a model may ask either.
+
+Records that are not from the data set get numbers of their own. Useful is what is labelled so; the tables have no word
+for a result that nobody has judged, and write it as not useful.
+"""
+
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from reverse_lib.cache import SearchCache
+from reverse_lib.interop.tables import (
+    IMAGE_CACHE,
+    TEXT_CACHE,
+    Problem,
+    open_table,
+    photo_id_of,
+    read_table,
+    write_table,
+)
+from reverse_lib.replay import IMAGE, TEXT, Call, fields_of, key_of
+from reverse_lib.search import SearchResult, filter_results, normalise_query
+
+BACKEND = "released data"  # who answered, in our records
+SEPARATOR = " | "  # between the queries of one call
+_ASKED = {IMAGE: "bbox", TEXT: "query"}
+_POSITION = {IMAGE: "result_pos", TEXT: "result_index"}
+_RESULT = {  # column -> field of a result
+    IMAGE: {"result_title": "title", "result_link": "url", "result_source": "source"},
+    TEXT: {"result_title": "title", "result_url": "url", "result_content": "snippet"},
+}
+_OF_CALL = ("image_id", "image_path", "call_idx", "useful_indices", "n_useful", "call_turn", "part")
+_MOST_ROWS = 2**32  # of one call; packs call and row into one number
+
+
+def read_cache(
+    cache: SearchCache, tool: str, path: Path, schema: pa.Schema, note: Callable[[Problem], None]
+) -> dict[str, int]:
+    """Records one of the two tables; `ReleasedData.caches` is the way in.
+
+    Args:
+        cache: Opened for recording.
+        tool: Whose searches they are.
+        path: The table.
+        schema: Its schema.
+        note: Called with each row that is left out.
+
+    Returns:
+        Counts: rows, duplicates, empty, blocked, problems.
+    """
+    dropped = _duplicates(path, tool)
+    counts = {"rows": 0, "duplicates": len(dropped), "empty": 0, "blocked": 0, "problems": 0}
+    rank = 0
+
+    def good_rows() -> Iterator[tuple[int, dict]]:
+        nonlocal rank
+        for number, row, fault in read_table(path, schema):
+            counts["rows"] += 1
+            if number in dropped:
+                continue
+            try:
+                _check(row, tool, fault)
+            except ValueError as error:
+                counts["problems"] += 1
+                note(Problem(str(path), number, str(error)))
+                continue
+            counts["empty"] += row[_POSITION[tool]] == -1
+            yield rank, row
+            rank += 1
+
+    with cache.batch():
+        for _, rows in groupby(good_rows(), key=lambda pair: [pair[1][name] for name in (*_OF_CALL, _ASKED[tool])]):
+            counts["blocked"] += _record(cache, tool, list(rows))
+    return counts
+
+
+def write_caches(
+    cache: SearchCache, image_table: str | os.PathLike, text_table: str | os.PathLike, images_root: str = "images"
+) -> tuple[int, int]:
+    """Writes both tables; returns their numbers of rows.
+
+    Args:
+        cache: Opened. What its block list names is left out.
+        image_table: File for the image searches.
+        text_table: File for the text searches.
+        images_root: What goes before a photo's id to make its path, for records that are not from the data set.
+    """
+    sizes = []
+    for tool, path, schema in ((IMAGE, image_table, IMAGE_CACHE), (TEXT, text_table, TEXT_CACHE)):
+        sizes.append(write_table(path, schema, _ordered_rows(cache, tool, images_root)))
+    return sizes[0], sizes[1]
+
+
+def _check(row: dict[str, Any], tool: str, fault: str | None) -> None:
+    """Raises `ValueError` for a row that can't be recorded."""
+    position = row[_POSITION[tool]]
+    if fault:
+        raise ValueError(fault)
+    photo_id_of(row["image_path"])
+    if row["call_idx"] is None or row["is_geo_useful"] is None:
+        raise ValueError("call_idx or is_geo_useful is null")
+    if position is None or (position < 1 and position != -1):
+        raise ValueError(f"{_POSITION[tool]} {position}: expected a number from 1, or -1 for a search without results")
+    if position == -1 and any(row[name] for name in _RESULT[tool]):
+        raise ValueError(
+            f"{_POSITION[tool]} -1 stands for a search without results, but {_texts(row, tool)[0]!r:.80} is one"
+        )
+    _asked(row, tool)
+
+
+def _asked(row: dict[str, Any], tool: str) -> list:
+    """The box, or the queries: what the call is recorded under."""
+    text = row[_ASKED[tool]]
+    if tool == TEXT:
+        queries = [query for query in (text or "").split(SEPARATOR) if normalise_query(query)]
+        if not queries:
+            raise ValueError(f"query {text!r:.80}: has no word")
+        return list({normalise_query(query): query for query in reversed(queries)}.values())[::-1]
+    try:
+        box = [float(edge) for edge in json.loads(text)]
+    except (TypeError, ValueError, RecursionError):
+        box = []
+    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3] and max(box[0], box[1]) < 1000 and min(box[2:]) > 0):
+        raise ValueError(f"bbox {text!r:.80}: expected [x1, y1, x2, y2] in 0..1000 with x1 < x2 and y1 < y2")
+    return [box]
+
+
+def _texts(row: dict[str, Any], tool: str) -> list[str]:
+    return [row[name] or "" for name in _RESULT[tool]]
+
+
+def _record(cache: SearchCache, tool: str, rows: list[tuple[int, dict]]) -> int:
+    """Records neighbouring rows of one call; returns how many results the block list has dropped."""
+    first, results, kept = rows[0][1], [], []
+    for rank, row in rows:
+        position, useful = row[_POSITION[tool]], row["is_geo_useful"]
+        fields = dict(zip(_RESULT[tool].values(), _texts(row, tool), strict=True))
+        result = SearchResult(**fields, useful=useful)
+        if position > 0:
+            results.append(result)
+        nulls = [name for name in _RESULT[tool] if row[name] is None]
+        name = _name(result) if position > 0 else None
+        kept.append([rank, position, name, useful, row.get("result_thumbnail"), nulls])
+    call = {name: first[name] for name in _OF_CALL} | {"asked": first[_ASKED[tool]], "rows": kept}
+    asked, photo_id = _asked(first, tool), photo_id_of(first["image_path"])
+    record = cache.record_image if tool == IMAGE else cache.record_text
+    for number, one in enumerate(asked):
+        facts = (call,) if number == 0 else ({"same_as": asked[0]},)
+        record(photo_id, one, results, backend=BACKEND, time=0.0, facts=facts)
+    return len(results) - len(filter_results(results, cache.blocked))
+
+
+def _ordered_rows(cache: SearchCache, tool: str, images_root: str) -> Iterator[dict[str, Any]]:
+    """Rows in the order in which they were read, those that never were read after them; memory holds their order."""
+    keys, ranks, places, own = cache.keys(tool), array("q"), array("q"), []
+    following: dict[str, int] = {}  # photo -> the number of its next call
+    for number, key in enumerate(keys):
+        call = cache.call_at(tool, key)
+        for entry in call.facts:
+            following[call.photo_id] = max(following.get(call.photo_id, 0), (entry.get("call_idx") or 0) + 1)
+        if not call.facts:
+            own.append((call.photo_id, key))
+        for at, (rank, _) in enumerate(_rows_of(call, cache)):
+            ranks.append(rank)
+            places.append(number * _MOST_ROWS + at)
+    order = np.asarray(places)[np.argsort(ranks, kind="stable")].tolist()
+    for number, group in groupby(order, key=lambda place: place // _MOST_ROWS):
+        rows = list(_rows_of(cache.call_at(tool, keys[number]), cache))
+        yield from (rows[place % _MOST_ROWS][1] for place in group)
+    for photo_id, key in sorted(own):
+        call_idx = following.get(photo_id, 0)
+        following[photo_id] = call_idx + 1
+        yield from _own_rows(cache.call_at(tool, key), cache, images_root, call_idx)
+
+
+def _rows_of(call: Call, cache: SearchCache) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of one record that was read from a table, each with its place there."""
+    shown = {_name(result): result for result in filter_results(call.results, cache.blocked)}
+    entries = [entry for entry in call.facts if "rows" in entry]
+    labels = _labels(entries)
+    for entry in entries:
+        for rank, position, name, useful, thumbnail, nulls in entry["rows"]:
+            if name is None or name in shown:
+                result = shown.get(name)
+                if result is not None and bool(result.useful) != labels[name]:
+                    useful = bool(result.useful)  # judged anew since
+                yield rank, _row(call.tool, entry, position, result, useful, thumbnail, nulls)
+    if entries:
+        rank, last = entries[-1]["rows"][-1][0], max(row[1] for entry in entries for row in entry["rows"])
+        new = [result for name, result in shown.items() if name not in labels]
+        for position, result in enumerate(new, max(last, 0) + 1):
+            yield rank, _row(call.tool, entries[-1], position, result, bool(result.useful), "", [])
+
+
+def _own_rows(call: Call, cache: SearchCache, images_root: str, call_idx: int) -> Iterator[dict[str, Any]]:
+    """The rows of one record that is not from a table."""
+    shown = filter_results(call.results, cache.blocked)
+    useful = [position for position, result in enumerate(shown, 1) if result.useful]
+    entry = {
+        "image_id": PurePosixPath(call.photo_id).name,
+        "image_path": str(PurePosixPath(images_root, call.photo_id)),
+        "asked": json.dumps(call.arguments) if call.tool == IMAGE else call.arguments,
+        "call_idx": call_idx,
+        "useful_indices": json.dumps(useful),
+        "n_useful": len(useful),
+        "call_turn": -1,
+        "part": "",
+    }
+    for position, result in enumerate(shown, 1):
+        yield _row(call.tool, entry, position, result, bool(result.useful), "", [])
+    if not shown:
+        yield _row(call.tool, entry, -1, None, False, "", [])
+
+
+def _row(
+    tool: str, entry: dict, position: int, result: SearchResult | None, useful: bool, thumbnail: str | None, nulls: list
+) -> dict[str, Any]:
+    texts = {column: getattr(result, name) if result else "" for column, name in _RESULT[tool].items()}
+    texts |= dict.fromkeys(nulls) | ({"result_thumbnail": thumbnail} if tool == IMAGE else {})
+    asked = {_ASKED[tool]: entry["asked"], _POSITION[tool]: position, "is_geo_useful": useful}
+    return {name: entry[name] for name in _OF_CALL} | texts | asked
+
+
+def _labels(entries: Iterable[dict]) -> dict[str, bool]:
+    """What the rows say of each result: useful if one of them says so."""
+    labels: dict[str, bool] = {}
+    for entry in entries:
+        for _, _, name, useful, *_ in entry["rows"]:
+            if name is not None:
+                labels[name] = labels.get(name, False) or useful
+    return labels
+
+
+def _name(result: SearchResult) -> str:
+    """Names a result within its record."""
+    return hashlib.sha256("\0".join(fields_of(result)[:4]).encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def _duplicates(path: Path, tool: str) -> set[int]:
+    """Numbers of the rows to leave out; reads the three columns that tell, not the texts."""
+    tables = []
+    columns = ["image_path", "call_idx", _POSITION[tool], "is_geo_useful"]
+    with open_table(path, IMAGE_CACHE if tool == IMAGE else TEXT_CACHE) as file:
+        for batch in file.iter_batches(65_536, columns=columns):
+            frame = batch.to_pandas()
+            hashes = [int.from_bytes(key_of(str(name))[:8], "big") for name in frame["image_path"]]
+            tables.append(frame.assign(image_path=np.array(hashes, np.uint64)))
+    if not tables:
+        return set()
+    frame = pd.concat(tables, ignore_index=True)
+    frame["useless"] = ~frame.pop("is_geo_useful").eq(True)
+    best = frame.dropna().sort_values([*columns[:3], "useless"], kind="stable")
+    return set((best.index[best.duplicated(columns[:3])] + 1).tolist())

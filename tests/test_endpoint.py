@@ -1,0 +1,455 @@
+"""A chat server as an agent: the same rollouts as a local agent, limits kept, and failures that stay failures."""
+
+import base64
+import email.utils
+import io
+import json
+import logging
+import pickle
+import threading
+import time
+import traceback
+
+import pytest
+from environment_fakes import ANSWER, IMAGE, TEXT, ZOOM, FakeSearch, Scripted, call_text, photo
+from fake_endpoint import KEY, FakeEndpoint, coloured, events, natively, raw, say, status, streamed, turn_of
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from reverse_lib.calls import UNREADABLE
+from reverse_lib.endpoint import Endpoint, EndpointConfig, EndpointError, EndpointRefused, Quota, from_environment
+from reverse_lib.environment import FULL, TINY, Budgets, initial_messages, rollout, with_photo
+from reverse_lib.evaluation import evaluate
+from reverse_lib.interface import image_block
+from reverse_lib.trajectory import TOOLS, load_trajectories, parse_turn, save_trajectories
+from reverse_lib.wire import NATIVE_NOTE, Written, join_chunks, read_reply
+
+SCRIPT = (
+    call_text(ZOOM, bbox_2d=[100, 100, 300, 200]),
+    call_text(TEXT, query="València <b>"),
+    "<think>[2]</think><useful>[2]</useful>" + call_text(IMAGE, bbox_2d=[0, 0, 500, 500]).split("</think>")[1],
+    "Hm.",
+    '<think>Hm.</think><tool_call>{"name": "maps_tool", "arguments": {}}</tool_call>',
+    ANSWER,
+)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    made = FakeEndpoint()
+    yield made
+    made.close()
+
+
+def make(server, **settings):
+    """An endpoint that waits for nothing; its pauses are in `endpoint.slept`."""
+    options = {key: settings.pop(key) for key in ("interface", "tools", "clock", "sleep") if key in settings}
+    slept = []
+    config = EndpointConfig(server.url, "fake-model", **{"timeout_s": 5, "image_format": "PNG"} | settings)
+    endpoint = Endpoint(config, **{"sleep": slept.append} | options)
+    endpoint.slept = slept
+    return endpoint
+
+
+def conversation(text="Where?"):
+    return [{"role": "user", "content": text}]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("calling", ["native", "prompt", "template"])
+def test_a_rollout_on_a_server_is_the_rollout_of_a_local_agent(server, calling, stream):
+    say_it = natively if calling == "native" else say
+    server.answer = lambda body: say_it(SCRIPT[turn_of(body)])
+    endpoint = make(server, calling=calling, stream=stream, price_in=2.0, price_out=10.0)
+    (ours,) = rollout(endpoint, [photo()], FakeSearch(), FULL)
+    (local,) = rollout(Scripted(SCRIPT), [photo("p0")], FakeSearch(), FULL)
+    assert ours.steps == local.steps and len(ours.steps) == 6 and ours.end == "answered"
+    assert [step.observation.tool for step in ours.steps[3:5]] == [UNREADABLE, UNREADABLE]
+    assert "tool_call_name" in ours.steps[4].observation.text and type(ours.steps[0].text) is str
+    assert ours.agent == "fake-model"
+    spent = ours.extra["usage"]
+    assert (spent["requests"], spent["tokens_in"], spent["tokens_out"]) == (6, 600, 120)
+    assert spent["cost"] == pytest.approx(600 * 2e-6 + 120 * 10e-6)
+    assert endpoint.usage.to_dict() == pytest.approx(spent)
+
+
+def test_native_requests_offer_tools_and_give_calls_back_as_structures(server):
+    server.answer = lambda body: natively(SCRIPT[turn_of(body)])
+    rollout(make(server), [photo()], FakeSearch(), FULL)
+    system, user, call, result, crop, *rest = server.bodies[-1]["messages"]
+    assert system["content"] == f"{FULL.system_prompt}\n\n{NATIVE_NOTE}"
+    assert [block["type"] for block in user["content"]] == ["text", "image_url"]
+    assert call["content"] == "<think>Look.</think>" and call["tool_calls"][0]["function"]["name"] == ZOOM
+    assert json.loads(call["tool_calls"][0]["function"]["arguments"]) == {"bbox_2d": [100, 100, 300, 200]}
+    assert result["tool_call_id"] == call["tool_calls"][0]["id"] and "next message" in result["content"]
+    assert crop["role"] == "user" and [block["type"] for block in crop["content"]] == ["image_url"]
+    assert rest[-1] == {"role": "user", "content": rest[-1]["content"]}  # the nudge answers no call
+    ids = [message["tool_calls"][0]["id"] for message in server.bodies[-1]["messages"] if "tool_calls" in message]
+    assert len(ids) == len(set(ids)) == 3
+    offered = server.bodies[0]["tools"]
+    assert [one["function"]["name"] for one in offered] == sorted(TOOLS)
+    assert all(set(one["function"]) == {"name", "description", "parameters"} for one in offered)
+    assert server.bodies[0]["model"] == "fake-model" and server.bodies[0]["max_tokens"] == 2048
+    assert server.headers[0]["authorization"] == f"Bearer {KEY}" and server.headers[0]["path"] == "/v1/chat/completions"
+
+
+def test_a_server_without_tool_calls_is_told_the_tools_in_the_prompt(server):
+    server.answer = lambda body: say(SCRIPT[turn_of(body)])
+    rollout(make(server, calling="prompt", tools=[TEXT]), [photo()], FakeSearch(), FULL, tools=[TEXT])
+    body = server.bodies[-1]
+    assert "tools" not in body and {message["role"] for message in body["messages"]} == {"system", "user", "assistant"}
+    added = body["messages"][0]["content"].removeprefix(FULL.system_prompt)
+    assert f'"name": "{TEXT}"' in added and IMAGE not in added
+    assert [block["text"] for block in body["messages"][5]["content"]][::2] == ["<tool_response>", "</tool_response>"]
+
+
+def test_a_chat_template_on_the_server_renders_what_a_local_checkpoint_reads(server):
+    from reverse_lib.environment import tool_functions
+    from reverse_lib.policy import load_processor
+
+    server.answer = lambda body: say(SCRIPT[turn_of(body)])
+    agent = Scripted(SCRIPT)
+    rollout(make(server, calling="template"), [photo("p0")], FakeSearch(), TINY)
+    rollout(agent, [photo("p0")], FakeSearch(), TINY)
+    processor = load_processor("data/models/agent")
+    for body, (_, messages) in zip(server.bodies, agent.seen, strict=True):
+        assert body["tool_choice"] == "none"
+        local = processor.apply_chat_template(
+            messages, tools=tool_functions(), tokenize=False, add_generation_prompt=True
+        )
+        for message in body["messages"]:
+            if isinstance(message["content"], list):
+                message["content"] = [
+                    block if block["type"] == "text" else {"type": "image"} for block in message["content"]
+                ]
+        there = processor.apply_chat_template(
+            body["messages"], tools=body["tools"], tokenize=False, add_generation_prompt=True
+        )
+        assert there == local
+
+
+def test_pictures_go_inline_as_pixels_alone(server):
+    exif = Image.Exif()
+    exif[0x010E] = "GPS secret of the owner"
+    data = io.BytesIO()
+    Image.new("RGB", (3000, 600), "teal").save(data, "JPEG", exif=exif, comment=b"secret")
+    messages = with_photo(initial_messages(FULL), [image_block(Image.open(data))])
+    server.answer = lambda body: say(ANSWER)
+    for kind, size in (("JPEG", (1024, 205)), ("PNG", (1024, 205))):
+        make(server, image_px=1024, image_format=kind).respond(messages)
+        url = server.bodies[-1]["messages"][1]["content"][1]["image_url"]["url"]
+        head, _, content = url.partition(",")
+        sent = base64.b64decode(content)
+        assert head == f"data:image/{kind.lower()};base64" and b"secret" not in sent and b"Exif" not in sent
+        assert Image.open(io.BytesIO(sent)).size == size
+
+
+def test_an_endpoint_is_evaluated_like_any_policy(server):
+    server.answer = lambda body: say(ANSWER if turn_of(body) else call_text(TEXT, query="Valencia"))
+    photos = [coloured(i) for i in range(12)]
+    frame = evaluate(make(server, concurrency=3), photos, FakeSearch(), FULL, Budgets(turns=4), batch_size=5)
+    assert frame["photo_id"].tolist() == [one.photo_id for one in photos]
+    assert frame["km"].tolist() == [0.0] * 12 and frame["calls_text"].tolist() == [1] * 12
+    assert server.most_in_flight <= 3 and sum(server.asked.values()) == 24
+    assert set(server.asked.values()) == {2}
+
+
+def test_so_many_conversations_are_asked_at_a_time_and_no_more_and_order_is_kept(server):
+    together = threading.Barrier(3, timeout=10)
+
+    def answer(body):
+        together.wait()
+        return say(body["messages"][-1]["content"][0]["text"])
+
+    server.answer = answer
+    endpoint = make(server, concurrency=3)
+    texts = [f"conversation {i}" for i in range(9)]
+    assert endpoint([conversation(text) for text in texts]) == texts
+    assert server.most_in_flight == 3 and endpoint([]) == []
+
+
+def test_several_callers_of_an_endpoint_share_its_places(server):
+    def answer(body):
+        time.sleep(0.02)
+        return say(ANSWER)
+
+    server.answer = answer
+    endpoint = make(server, concurrency=2)
+    callers = [threading.Thread(target=endpoint, args=([conversation()] * 4,)) for _ in range(3)]
+    [caller.start() for caller in callers]
+    [caller.join() for caller in callers]
+    assert len(server.bodies) == 12 and server.most_in_flight == 2
+
+
+@pytest.mark.parametrize(
+    ("finish", "fields", "expected"),
+    [
+        ("stop", {"content": ANSWER}, ANSWER),
+        ("stop", {"content": "", "reasoning_content": "Sure."}, "<think>Sure.</think>"),
+        ("stop", {"content": None, "reasoning": "A <useful> sign"}, "<think>A ‹useful> sign</think>"),
+        ("stop", {"content": ANSWER, "reasoning_content": "Hidden."}, ANSWER),
+        ("stop", {"content": "So.</think><answer>x</answer>"}, "<think>So.</think><answer>x</answer>"),
+        ("stop", {"content": "I know it."}, "I know it."),
+        ("length", {"content": "<think>It is lo"}, "<think>It is lo"),
+    ],
+)
+def test_a_reply_stays_what_the_model_wrote_with_its_reasoning_as_the_think_part(server, finish, fields, expected):
+    server.queue = [say(finish=finish, **fields)]
+    assert make(server).respond(conversation()) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "reasoning", "calls", "text", "errors"),
+    [
+        ("A sign.", "", [(TEXT, '{"query":"a"}')], '<think>A sign.</think><tool_call>{"name": "text_search_tool"', []),
+        ("<useful>[1]</useful>", "Hm.", [(TEXT, '{"query":"a"}')], "<think>Hm.</think><useful>[1]</useful><tool_", []),
+        ("", "", [(TEXT, '{"query":"a"}')], "<tool_call>", ["think_missing"]),
+        ("", "Hm.", [("maps", "{}")], "<think>Hm.</think><tool_call>", ["tool_call_name"]),
+        ("", "Hm.", [(TEXT, '{"query": ')], "<think>Hm.</think><tool_call>", ["tool_call_json"]),
+        ("", "Hm.", [(TEXT, "")], "<think>Hm.</think><tool_call>", []),
+        ("", "Hm.", [(TEXT, '{"query":"a"}')] * 2, "<think>Hm.</think><tool_call>", ["tool_call_repeated"]),
+        ("", "Hm.", [(TEXT, '{"query":"</tool_call>"}')], "<think>Hm.</think><tool_call>", []),
+    ],
+)
+def test_native_calls_are_written_in_our_grammar_and_wrong_ones_stay_wrong(content, reasoning, calls, text, errors):
+    made = Written(content, reasoning, tuple(calls), "tool_calls").text()
+    turn = parse_turn(made)
+    assert made.startswith(text) and [error for error in turn.errors if error != "action_missing"] == errors
+    if not {"tool_call_name", "tool_call_json", "tool_call_repeated"} & set(errors):
+        assert turn.tool_call.arguments == (json.loads(calls[0][1]) if calls[0][1] else {})
+
+
+def test_reasoning_goes_back_where_the_service_wants_it(server):
+    server.answer = lambda body: natively(SCRIPT[turn_of(body)])
+    rollout(make(server, reasoning_field="reasoning_content"), [photo()], FakeSearch(), FULL)
+    turn = next(m for m in server.bodies[-1]["messages"] if m["role"] == "assistant" and "[2]" in str(m))
+    assert turn["reasoning_content"] == "[2]" and turn["content"] == "<useful>[2]</useful>"
+
+
+BROKEN = b'{"choices": [{"message": {"content": "<think>'
+START = {"choices": [{"index": 0, "delta": {"content": "<think>It is"}}]}
+
+
+@pytest.mark.parametrize(
+    ("stream", "first"),
+    [
+        (False, status(429)),
+        (False, status(500)),
+        (False, status(503)),
+        (False, raw(BROKEN)),
+        (False, raw(BROKEN, promised=1000)),
+        (False, raw(b"<html>busy</html>", "text/html")),
+        (False, raw(b"[]")),
+        (False, raw(b'{"choices": []}')),
+        (False, raw(b'{"choices": "none"}')),
+        (False, raw(b'{"error": {"message": "overloaded"}, "choices": null}')),
+        (False, raw(json.dumps(say("x", finish=None)).encode())),
+        (False, raw(json.dumps(say(["x"])).encode())),
+        (True, events(START)),
+        (True, events(START, done=False)),
+        (True, events(START, '{"choices": [{')),
+        (True, events(START, {"error": {"message": "overloaded"}})),
+        (True, events(START, {"choices": [{"delta": "x"}]})),
+        (True, raw(f"data: {json.dumps(START)}\n\n".encode(), "text/event-stream", promised=1000)),
+    ],
+)
+def test_what_may_be_gone_in_a_moment_is_asked_again_and_never_becomes_a_turn(server, stream, first):
+    server.queue = [first, say(ANSWER)]
+    endpoint = make(server, stream=stream)
+    assert endpoint.respond(conversation()) == ANSWER and len(server.bodies) == 2
+    assert endpoint.usage.retries == 1 and endpoint.usage.requests == 1 and len(endpoint.slept) == 1
+    server.queue = [first] * 3
+    with pytest.raises(EndpointError, match="fake-model at http://127.*, 3 attempts in a row") as failure:
+        make(server, stream=stream, retries=2).respond(conversation())
+    assert not isinstance(failure.value, EndpointRefused) and len(server.bodies) == 5
+
+
+def test_a_server_that_stays_silent_has_failed(server):
+    server.queue = [server.slow, say(ANSWER), server.slow]
+    endpoint = make(server, timeout_s=0.2, retries=1)
+    assert endpoint.respond(conversation()) == ANSWER and endpoint.usage.retries == 1
+    with pytest.raises(EndpointError, match="no answer within 0.2 s, 1 attempts"):
+        make(server, timeout_s=0.2, retries=0).respond(conversation())
+
+
+def test_nobody_there_is_an_error_that_names_the_address(server):
+    server.close()
+    with pytest.raises(EndpointError, match="127.0.0.1.*the connection failed or was cut, 2 attempts"):
+        make(server, retries=1).respond(conversation())
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "message"),
+    [
+        (status(401, f"bad key {KEY}"), EndpointError, r"HTTP 401 \(bad key …\); check .*OPENAI_API_KEY"),
+        (status(404, "no such\nmodel"), EndpointError, r"HTTP 404 \(no such model\)"),
+        (status(302, headers={"Location": "http://127.0.0.1:9/"}), EndpointError, "HTTP 302"),
+        (status(429, "pay", code="insufficient_quota"), EndpointError, r"HTTP 429 \(pay\); check"),
+        (status(429, headers={"Retry-After": "86400"}), EndpointError, "asks to wait 86,400 s.*go on later"),
+        (status(400, "too long"), EndpointRefused, "HTTP 400, this conversation is refused .too long."),
+        (status(413), EndpointRefused, "HTTP 413"),
+        (say("", finish="content_filter"), EndpointRefused, "content filter"),
+    ],
+)
+def test_what_asking_again_cannot_help_is_an_error_at_once(server, reply, kind, message):
+    server.queue = [reply]
+    with pytest.raises(EndpointError, match=message) as failure:
+        make(server).respond(conversation())
+    assert type(failure.value) is kind and len(server.bodies) == 1
+
+
+def test_a_failure_ends_a_rollout_with_an_error_and_not_with_a_turn(server):
+    server.answer = lambda body: status(500)
+    with pytest.raises(EndpointError, match="HTTP 500"):
+        rollout(make(server, retries=1, concurrency=2), [coloured(i) for i in range(5)], FakeSearch(), FULL)
+    assert len(server.bodies) == 4  # two conversations with two attempts each; no third one was begun
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self):
+        self.now, self.lock = 1000.0, threading.Lock()
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        with self.lock:
+            self.now += seconds
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_a_server_that_says_when_to_come_back_is_left_alone_until_then_by_everyone(server, form):
+    clock = Clock()
+    server.queue = [status(429, headers={"Retry-After": "40"})]
+    if form == "date":
+        server.queue = [status(429, headers={"Retry-After": email.utils.formatdate(time.time() + 40, usegmt=True)})]
+    server.answer = lambda body: say(ANSWER)
+    endpoint = make(server, clock=clock, sleep=clock.sleep)
+    assert endpoint.respond(conversation()) == ANSWER
+    assert 37 <= clock.now - 1000 <= 41.1  # the date has whole seconds; a random pause of up to 1 s may come on top
+    quota = Quota(0, 0, clock, clock.sleep)
+    quota.hold(30)
+    before = clock.now
+    quota.take(1)
+    assert clock.now == before + 30
+
+
+@given(
+    requests=st.integers(0, 5),
+    tokens=st.integers(0, 50),
+    asked=st.lists(st.tuples(st.integers(1, 60), st.integers(0, 30)), max_size=40),
+)
+def test_no_minute_holds_more_requests_or_tokens_than_allowed(requests, tokens, asked):
+    clock = Clock()
+    quota, sent = Quota(requests, tokens, clock, clock.sleep), []
+    for size, pause in asked:
+        clock.now += pause
+        quota.take(size)
+        sent.append((clock.now, size))
+    for start, _ in sent:
+        window = [size for when, size in sent if start <= when < start + 60]
+        assert not requests or len(window) <= requests
+        assert not tokens or len(window) == 1 or sum(window) <= tokens
+    if not requests and not tokens:
+        assert clock.now == 1000 + sum(pause for _, pause in asked)
+
+
+def test_limits_hold_between_threads_and_tokens_are_those_that_the_server_counted(server):
+    clock = Clock()
+    server.answer = lambda body: say(ANSWER, tokens=(900, 100))
+    endpoint = make(server, requests_per_min=4, clock=clock, sleep=clock.sleep, concurrency=4)
+    endpoint([conversation()] * 12)
+    assert 120 <= clock.now - 1000  # 4 at once, 4 a minute later, 4 after two
+    clock = Clock()
+    endpoint = make(server, tokens_per_min=5500, max_tokens=3000, clock=clock, sleep=clock.sleep)
+    for _ in range(3):  # about 3001 tokens are reserved, 1000 are used: 3 of them fit into a minute
+        endpoint.respond(conversation())
+    assert clock.now == 1000
+    endpoint.respond(conversation())
+    assert clock.now == 1060
+
+
+def test_replies_without_counted_tokens_are_counted_as_such(server):
+    reply = say(ANSWER)
+    del reply["usage"]
+    server.queue = [reply]
+    endpoint = make(server, price_in=5.0)
+    assert endpoint.respond(conversation()).usage.uncounted == 1
+    assert (endpoint.usage.requests, endpoint.usage.tokens_in, endpoint.usage.cost) == (1, 0, 0.0)
+
+
+def test_without_tools_is_the_same_account_with_another_prompt(server):
+    server.answer = lambda body: say("[1]")
+    endpoint = make(server)
+    plain = endpoint.without_tools()
+    plain.respond(initial_messages(FULL))
+    assert "tools" not in server.bodies[0] and server.bodies[0]["messages"][0]["content"] == FULL.system_prompt
+    assert endpoint.usage.requests == 1 and endpoint.tools == TOOLS
+
+
+def test_the_environment_names_server_model_and_key(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("OPENAI_MODEL", "m1")
+    server.answer = lambda body: say(ANSWER)
+    assert from_environment(temperature=None, extra={"seed": 3}).respond(conversation()) == ANSWER
+    assert server.bodies[0]["model"] == "m1" and server.bodies[0]["seed"] == 3 and "temperature" not in server.bodies[0]
+    monkeypatch.setenv("OTHER_KEY", "another")
+    assert from_environment(model="m2", key_env="OTHER_KEY", max_tokens=0).name == "m2"
+    from_environment(model="m2", key_env="").respond(conversation())
+    assert KEY not in str(server.headers[-1])
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ValueError, match="m1: no key; set the environment variable OPENAI_API_KEY, or key_env=''"):
+        from_environment()
+    monkeypatch.delenv("OPENAI_MODEL")
+    with pytest.raises(ValueError, match="model is empty; name a model, or set OPENAI_MODEL"):
+        from_environment()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"base_url": "file:///etc"}, "file:///etc.*http"),
+        ({"calling": "guess"}, "'guess': choose one of native, prompt, template"),
+        ({"image_format": "GIF"}, "'GIF': choose one of JPEG, PNG"),
+        ({"concurrency": 0}, "concurrency=0: give a number of at least 1"),
+        ({"retries": -1}, "retries=-1: give a number of at least 0"),
+        ({"price_in": float("nan")}, "price_in=nan"),
+        ({"timeout_s": 0}, "timeout_s=0"),
+    ],
+)
+def test_an_impossible_setting_is_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EndpointConfig(**{"base_url": "http://127.0.0.1/v1", "model": "m"} | settings)
+
+
+def test_a_stream_says_what_the_whole_reply_says():
+    for reply in (say(ANSWER), natively(SCRIPT[2]), say("", [(TEXT, "{}"), (ZOOM, '{"bbox_2d": []}')], "tool_calls")):
+        assert read_reply(join_chunks(streamed(reply))) == read_reply(reply)
+
+
+def test_the_key_is_in_nothing_that_is_written(server, monkeypatch, caplog, tmp_path, capfd):
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+    server.answer = lambda body: natively(SCRIPT[turn_of(body)])
+    endpoint = make(server, retries=1)
+    rows = rollout(endpoint, [photo()], FakeSearch(), FULL)
+    save_trajectories(tmp_path / "rows.jsonl", rows)
+    assert load_trajectories(tmp_path / "rows.jsonl") == rows
+    inner = endpoint._client._client
+    written = [repr(endpoint), str(vars(endpoint)), str(vars(endpoint._client)), str(inner.headers), str(vars(inner))]
+    for reply in (status(401, f"key {KEY}"), status(500, KEY), raw(BROKEN, promised=999), status(400, KEY)):
+        server.queue = [reply] * 2
+        try:
+            endpoint.respond(conversation())
+        except EndpointError as error:
+            written += ["".join(traceback.format_exception(error)), repr(error.__cause__), repr(error.__context__)]
+            written.append(str(pickle.dumps(str(error))))
+        server.queue = []
+    written += [caplog.text, *capfd.readouterr()]
+    assert server.headers[0]["authorization"] == f"Bearer {KEY}" and len(written) == 24
+    assert not [text for text in written if KEY in text]
+    assert KEY.encode() not in (tmp_path / "rows.jsonl").read_bytes()
