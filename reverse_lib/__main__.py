@@ -372,5 +372,25 @@ def _usage_errors() -> Iterator[None]:
         raise click.UsageError(str(error)) from error
 
 
+@main.command()
+@click.option("--photos", default=10_000, show_default=True, type=click.IntRange(1), help="36 results each.")
+@click.option("--results", default=10**6, show_default=True, type=click.IntRange(1), help="Of the largest cache.")
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Pairs of processes a side.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def bench(photos: int, results: int, repeats: int, as_json: bool) -> None:
+    """Measure the search cache against the obvious way, and against its own size (minutes)."""
+    from reverse_lib import bench as measured
+
+    work = measured.Workload(photos, repeats=repeats)
+    tables = {"compared": measured.compare(work, progress=True).reset_index()}
+    sizes = [10**power for power in range(4, 8) if 10**power < results] + [results]
+    tables["scale"] = measured.scale(sizes, work, progress=True)
+    if as_json:
+        click.echo(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))
+        return
+    for name, table in tables.items():
+        Console().print(measured.rich_table(table, name))
+
+
 if __name__ == "__main__":
     main(prog_name="python -m reverse_lib")

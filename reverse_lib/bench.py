@@ -3,11 +3,11 @@
 The obvious way is what the paper's code does and what one would write first: the released Parquet tables through pandas
 into a dict of lists, kept as a pickle for the next start. It holds everything in every process. Here it answers by the
 same rules as the cache: the same best call, as many useful results and others, in an order drawn from (seed, photo,
-tool, arguments, call). It is spared the check for leaked hosts, which the cache makes at every answer.
+tool, arguments, call). It is spared the check of boxes and of leaked hosts.
 
 Opening, look-ups and memory are measured in two fresh processes at once, as workers of a training run are; what is
-shown is the median over processes and repetitions. Memory is what a process has to itself (USS); pages of a file that
-several processes map count for none of them, and the system takes them back when it needs them.
+shown is the median over processes and repetitions. Look-ups are counted by processor time. Memory is what a process has
+to itself: resident pages but those of files, which processes share and the system takes back when it needs them.
 
     print(compare())                    # 10,000 photos, 360,000 results
     print(scale((10**4, 10**5, 10**6)))
@@ -28,6 +28,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+from rich.table import Table
 from tqdm import tqdm
 
 from reverse_lib.cache import SearchCache
@@ -40,6 +41,7 @@ RESULTS_A_PHOTO = RESULTS_A_CALL * CALLS_A_PHOTO
 PROCESSES = 2
 _CHUNK_PHOTOS = 500
 _MB = 1e6
+_PAGE_BYTES = 4096  # memory comes in pages; less than one is not seen
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ def compare(work: Workload | None = None, progress: bool = False) -> pd.DataFram
     rows = [
         ("opening and first answer, ms", cache["open_ms"], obvious["open_ms"], "50 x, < 20 ms"),
         ("memory of a process, MB", cache["memory_mb"], obvious["memory_mb"], "20 x"),
+        ("resident, with shared pages, MB", cache["resident_mb"], obvious["resident_mb"], ""),
         ("image look-ups a second", cache["image_per_s"], obvious["image_per_s"], "1 x"),
         ("text look-ups a second", cache["text_per_s"], obvious["text_per_s"], "1 x"),
         ("results recorded a second", results / recording_s, results / building_s, "20,000"),
@@ -189,16 +192,18 @@ def compare(work: Workload | None = None, progress: bool = False) -> pd.DataFram
     return _judged(rows)
 
 
-def scale(results: Iterable[int] = (10**4, 10**5, 10**6), work: Workload | None = None, progress: bool = False):
+def scale(
+    results: Iterable[int] = (10**4, 10**5, 10**6), work: Workload | None = None, progress: bool = False
+) -> pd.DataFrame:
     """Measures how opening and memory grow with what is recorded; they should not.
 
     Args:
-        results: How many; rounded up to whole photos of 36. 10**7 take minutes and some GB of temporary space.
+        results: How many; rounded up to whole photos of 36. 10**7 take minutes and 4 GB of temporary space.
         work: Look-ups, repetitions and seed; its photos are not looked at.
         progress: Whether to show a bar.
 
     Returns:
-        A data frame, a row a size: results, open_ms, memory_mb, image_per_s, text_per_s, recorded_per_s, file_mb.
+        A row a size: results, open_ms, image_per_s, text_per_s, memory_mb, resident_mb, recorded_per_s, file_mb.
     """
     work, rows = work or Workload(), []
     for count in results:
@@ -211,6 +216,17 @@ def scale(results: Iterable[int] = (10**4, 10**5, 10**6), work: Workload | None 
             more = {"recorded_per_s": actual / recording_s, "file_mb": _size(path) / _MB}
             rows.append({"results": actual} | medians | more)
     return pd.DataFrame(rows).drop(columns="answers")
+
+
+def rich_table(frame: pd.DataFrame, title: str) -> Table:
+    """A measured table for a terminal."""
+    frame = frame.reset_index() if frame.index.name else frame
+    table = Table(title=title)
+    for name in frame:
+        table.add_column(name, justify="left" if name in ("measure", "goal", "met") else "right")
+    for row in frame.itertuples(index=False):
+        table.add_row(*map(_cell, row))
+    return table
 
 
 def write_tables(folder: Path, work: Workload) -> tuple[Path, Path]:
@@ -294,7 +310,7 @@ def _measure(send, together, side: str, path: Path, work: Workload) -> None:
         for call in recorded(generator.randrange(work.photos), work.seed)[generator.randrange(2) :: 2]:
             questions[call.tool].append((call.photo_id, asked(call)))
     images, texts = questions.values()
-    before = _own_bytes()
+    before = _memory()
     start = time.perf_counter()
     search = SearchCache.open(path) if side == "cache" else ObviousCache.open(path)
     first = search.image(*images[0])
@@ -304,14 +320,17 @@ def _measure(send, together, side: str, path: Path, work: Workload) -> None:
         found["answers"] += sum(ask(*question) is not None for question in asks)
         found[name] = len(asks) / (time.process_time() - start)
     together.wait()  # both hold what they hold
-    found["memory_mb"] = (_own_bytes() - before) / _MB
+    grown = [max(now - then, _PAGE_BYTES) for now, then in zip(_memory(), before, strict=True)]
+    found["memory_mb"], found["resident_mb"] = (number / _MB for number in grown)
     together.wait()
     send.send(found)
 
 
-def _own_bytes() -> int:
+def _memory() -> tuple[int, int]:
+    """Bytes the process has to itself, and all that are resident."""
     gc.collect()
-    return psutil.Process().memory_full_info().uss
+    found = psutil.Process().memory_full_info()
+    return found.rss - found.shared if hasattr(found, "shared") else found.uss, found.rss
 
 
 def _judged(rows: Sequence[tuple[str, float, float, str]]) -> pd.DataFrame:
@@ -323,6 +342,14 @@ def _judged(rows: Sequence[tuple[str, float, float, str]]) -> pd.DataFrame:
         met = {"20,000": cache >= 20_000, "": None}.get(goal, least.get(goal))
         judged.append((measure, cache, obvious, ratio, goal, met))
     return pd.DataFrame(judged, columns="measure cache obvious ratio goal met".split()).set_index("measure")
+
+
+def _cell(value: object) -> str:
+    if value is None or value is True or value is False:
+        return {None: "", True: "yes", False: "no"}[value]
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def _size(path: Path) -> int:

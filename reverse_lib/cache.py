@@ -10,8 +10,9 @@ How it differs from the paper's code, and why:
   (seed, photo, tool, arguments, call number), so that members of one GRPO group who ask the same see the same, in
   every process; asking again (call 1, 2, ...) shows another order or sample. There it is unseeded.
 - All recorded boxes of a photo compete; there, the first one always wins. Text has a minimum similarity; there, any
-  query is paid. Keys are photo ids, not paths. Records are compressed JSON; reading them runs nothing.
-- Leaked hosts (see `search.BlockList`) are dropped when recording and again when reading.
+  query is paid. Keys are photo ids, not paths. Records are JSON; reading them runs nothing.
+- Leaked hosts (see `search.BlockList`) are dropped when recording, and when reading what was recorded under another
+  list.
 
 What is safe when: a record is on disk when `record_image` or `record_text` has returned. Within `with cache.batch(n):`
 it is so after every n records, at the end of the block (also one that ends in an exception) and after `commit()`;

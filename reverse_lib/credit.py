@@ -10,6 +10,10 @@ With G rollouts of a photo, rollout i with K_i turns and rewards r(i, k):
     b(i, k) = mean of R(j, min(k, K_j)) over j != i          what the others of the group could still expect there
     A(i, k) = (R(i, k) - b(i, k)) / (s + eps)                s: standard deviation of R(., 1) in the group
 
+With scale="batch", s is that deviation over all groups at once, each group around its own mean: a group whose rollouts
+hardly differ then hardly counts, where "group" blows its small differences up to the size of any other's. "none"
+divides by nothing, as Liu et al. 2025 propose (arxiv.org/abs/2503.20783).
+
 The baseline leaves the rollout itself out, so it does not depend on what the rollout did and the gradient is unbiased.
 A rollout of the others that is over by turn k stands in with its last turn: were it counted as zero, every late turn
 would look good merely because others had answered before. With one turn each, A is GRPO's advantage times G / (G - 1);
@@ -26,6 +30,7 @@ from reverse_lib.rewards import PROCESS_RANGE, Breakdown, Weights
 
 EPSILON = 1e-4  # added to a standard deviation before dividing by it, as TRL does
 CREDITS = ("turn", "trajectory")
+SCALES = ("group", "batch", "none")
 
 
 def turn_rewards(breakdown: Breakdown, weights: Weights | None = None) -> np.ndarray:
@@ -58,7 +63,7 @@ def returns_to_go(rewards: Sequence[float], gamma: float = 1.0) -> np.ndarray:
 
 
 def turn_advantages(
-    rewards: Sequence[Sequence[float]], group_size: int, gamma: float = 1.0, scale: bool = True
+    rewards: Sequence[Sequence[float]], group_size: int, gamma: float = 1.0, scale: str = "group"
 ) -> list[np.ndarray]:
     """An advantage for each turn; see the module for the formula.
 
@@ -66,7 +71,7 @@ def turn_advantages(
         rewards: For each rollout what its turns earned; the members of a group follow each other.
         group_size: Rollouts a group, at least 2.
         gamma: Discount a turn.
-        scale: Whether to divide by the group's standard deviation.
+        scale: Whose standard deviation to divide by, one of SCALES.
 
     Returns:
         For each rollout an array (turns,).
@@ -76,20 +81,33 @@ def turn_advantages(
     """
     if group_size < 2 or len(rewards) % group_size:
         raise ValueError(f"{len(rewards)} rollouts in groups of {group_size}: give whole groups of at least 2")
+    if scale not in SCALES:
+        raise ValueError(f"scale={scale!r}: choose one of {', '.join(SCALES)}")
     returns = [returns_to_go(one, gamma) for one in rewards]
-    advantages = []
-    for start in range(0, len(returns), group_size):
-        advantages += group_advantages(returns[start : start + group_size], scale)
-    return advantages
+    groups = [returns[start : start + group_size] for start in range(0, len(returns), group_size)]
+    divisor = batch_deviation(groups) if scale == "batch" else {"group": None, "none": 1.0}[scale]
+    return [advantage for group in groups for advantage in group_advantages(group, divisor)]
 
 
-def group_advantages(returns: Sequence[np.ndarray], scale: bool = True) -> list[np.ndarray]:
-    """The advantages of one group's turns, from their returns-to-go; see `turn_advantages`."""
+def batch_deviation(groups: Sequence[Sequence[np.ndarray]]) -> float:
+    """The standard deviation of what whole rollouts earned, each around the mean of its group."""
+    totals = np.array([[one[0] if len(one) else 0.0 for one in group] for group in groups])  # (groups, G)
+    around = totals - totals.mean(1, keepdims=True)
+    return float(np.sqrt((around**2).sum() / (around.size - len(groups)))) + EPSILON
+
+
+def group_advantages(returns: Sequence[np.ndarray], divisor: float | None = None) -> list[np.ndarray]:
+    """The advantages of one group's turns, from their returns-to-go; see `turn_advantages`.
+
+    Args:
+        returns: For each rollout an array (turns,).
+        divisor: What to divide by; the group's own standard deviation when None.
+    """
     filled = [one if len(one) else np.zeros(1) for one in returns]
     longest = max(len(one) for one in filled)
     padded = np.array([np.pad(one, (0, longest - len(one)), "edge") for one in filled])  # (G, longest)
     others = (padded.sum(0) - padded) / (len(returns) - 1)
-    spread = padded[:, 0].std(ddof=1) + EPSILON if scale else 1.0
+    spread = padded[:, 0].std(ddof=1) + EPSILON if divisor is None else divisor
     return [row[: len(one)] for row, one in zip((padded - others) / spread, returns, strict=True)]
 
 

@@ -33,7 +33,7 @@ from trl.chat_template_utils import qwen3_template
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from reverse_lib.calls import NUDGE, UNREADABLE
-from reverse_lib.credit import CREDITS, assistant_turns, spread, turn_advantages, turn_rewards
+from reverse_lib.credit import CREDITS, SCALES, assistant_turns, spread, turn_advantages, turn_rewards
 from reverse_lib.environment import Budgets, GeoEnvironment, Interface, initial_messages
 from reverse_lib.pace import PARTS, Stopwatch, rollout_metrics
 from reverse_lib.photos import Photo
@@ -159,7 +159,7 @@ class GeoGRPOTrainer(GRPOTrainer):
         environments, settings = self.environments, self.settings
         rewards = gather_object([turn_rewards(e._breakdown, self.reward_parts).tolist() for e in environments])
         group = self.num_generations if self.model.training else self.num_generations_eval
-        advantages = turn_advantages(rewards, group, settings.gamma)
+        advantages = turn_advantages(rewards, group, settings.gamma, settings.scale)
         first = self.accelerator.process_index * len(environments)
         mask = output["completion_mask"] * output.get("tool_mask", 1)  # (B, T)
         rows = [
@@ -284,6 +284,7 @@ def grpo_arguments(config: GrpoConfig, folder: str | Path, seed: int, device: st
         max_steps=config.steps,
         temperature=config.temperature,
         beta=config.beta,
+        scale_rewards=config.scale,
         max_completion_length=config.max_completion_tokens,
         generation_kwargs={"max_new_tokens": min(config.max_turn_tokens, config.max_completion_tokens)},
         shuffle_dataset=False,
@@ -331,6 +332,8 @@ def make_trainer(
         )
     if config.credit not in CREDITS:
         raise ValueError(f"grpo.credit={config.credit!r}: choose one of {', '.join(CREDITS)}")
+    if config.scale not in SCALES:
+        raise ValueError(f"grpo.scale={config.scale!r}: choose one of {', '.join(SCALES)}")
     if levels is not None and len(levels) != len(photos):
         raise ValueError(f"{len(levels)} levels for {len(photos)} photos: give one for each, or none")
     weights, budgets, clock, pictures = weights or Weights(), budgets or Budgets(), Stopwatch(), OrderedDict()

@@ -75,10 +75,11 @@ class GrpoConfig:
     search: str = "record"  # what answers: "offline", the cache alone; "record", and what it misses the live service
     credit: str = "turn"  # who is paid: "turn" (see `credit`) or "trajectory" (plain GRPO)
     gamma: float = 1.0  # discount a turn, of turn-level credit
+    scale: str = "group"  # whose standard deviation advantages are divided by: "group", "batch" or "none"
     easy_share: float = 0.5  # of the photos drawn, first the easy ones alone, then all
     beta: float = 0.0  # weight of the KL term
     max_completion_tokens: int = 896  # of one rollout, tool results and images included
-    max_turn_tokens: int = 320  # of one turn
+    max_turn_tokens: int = 256  # of one turn
     judged_photos: int = 300  # test-new photos on which notebook 04 compares before and after
     save_steps: int = 10  # a checkpoint to continue from every so many steps; 0 keeps none
 
@@ -100,6 +101,8 @@ class EvaluationConfig:
     photos: int = 150
     batch_size: int = 64  # photos in flight together
     bootstrap: int = 2000  # resamples behind each interval
+    samples: int = 4  # answers a photo from which its uncertainty is told
+    uncertain_photos: int = 60  # of val, to calibrate, and as many of test-new, to check
 
 
 @dataclass(frozen=True)
@@ -156,14 +159,14 @@ class Profile:
 
 _SMOKE = Profile(
     "smoke",
-    timeout_s=180,
+    timeout_s=400,
     world=WorldConfig(places=40, val_photos=8),
     annotation=AnnotationConfig(photos=24),
     direct=SftConfig(samples=16, batch_size=4, epochs=2.0, minutes=0.25),
     coldstart=SftConfig(samples=16, batch_size=4, epochs=2.0, minutes=0.25),
     grpo=GrpoConfig(steps=2, prompts_per_step=1, group_size=4, judged_photos=8),
     ablation=AblationConfig(True, "before RL, full method, trajectory credit", seeds=2, photos=8),
-    evaluation=EvaluationConfig(photos=8, batch_size=8, bootstrap=200),
+    evaluation=EvaluationConfig(photos=8, batch_size=8, bootstrap=200, samples=2, uncertain_photos=8),
 )
 _GPU = Profile(
     "gpu",
@@ -174,7 +177,7 @@ _GPU = Profile(
     direct=SftConfig(samples=20000, batch_size=128, epochs=2.0, minutes=4),
     coldstart=SftConfig(samples=10000, batch_size=64, minutes=6),
     grpo=GrpoConfig(steps=100, prompts_per_step=32),
-    evaluation=EvaluationConfig(photos=1000, batch_size=256),
+    evaluation=EvaluationConfig(photos=1000, batch_size=256, samples=8, uncertain_photos=500),
 )
 _QWEN = Profile(
     "qwen3vl-4b",

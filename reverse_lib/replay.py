@@ -82,13 +82,13 @@ def checked_box(bbox_2d: Sequence[float]) -> list[float]:
         ValueError: If they aren't.
     """
     try:
-        given = list(bbox_2d)
-        values = [float(value) for value in given if math.isfinite(value)]
+        x1, y1, x2, y2 = given = list(bbox_2d)
+        finite = math.isfinite(x1) and math.isfinite(y1) and math.isfinite(x2) and math.isfinite(y2)
     except (TypeError, ValueError, OverflowError):
-        given, values = [], []
-    if len(values) != 4 or len(given) != 4:
+        finite = False
+    if not finite:
         raise ValueError(f"box {bbox_2d!r:.80}: not four finite numbers; give [x1, y1, x2, y2] in 0..1000")
-    return [1000.0 if value > 1000 else value if value > 0 else 0.0 for value in values]
+    return [1000.0 if value > 1000 else float(value) if value > 0 else 0.0 for value in given]
 
 
 def area(box: Sequence[float]) -> float:
@@ -101,8 +101,8 @@ def overlap(a: Sequence[float], b: Sequence[float]) -> float:
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:
         return 0.0
-    common = width * height
-    return common / (area(a) + area(b) - common)
+    common = width * height  # what overlaps has an area
+    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
 def fields_of(result: SearchResult) -> tuple[str, str, str, str, bool | None]:
@@ -149,8 +149,8 @@ def draw(pool: Sequence[SearchResult], shown: int, max_useful: int, key: str, ca
     turn = int.from_bytes(digest.digest(), "big") + call
     digest.update(f"\n{call}".encode())
     random_number = random.Random(int.from_bytes(digest.digest(), "big")).random
-    is_useful = [bool(result.useful) for result in pool]
-    if len(pool) <= shown and sum(is_useful) <= max_useful:  # all are shown, so the sample need not be known
+    is_useful = [result.useful is True for result in pool]
+    if len(pool) <= shown and is_useful.count(True) <= max_useful:  # all are shown, so the sample need not be known
         chosen = [at for at in places if random_number() < 1]
     else:
         useful = _shuffled([at for at in places if is_useful[at]], random_number)[: min(max_useful, shown)]
@@ -164,6 +164,4 @@ def draw(pool: Sequence[SearchResult], shown: int, max_useful: int, key: str, ca
 
 def _shuffled(places: list[int], random_number: Callable[[], float]) -> list[int]:
     """Shuffles by `random()`, the one stream Python promises not to change between versions."""
-    order = [(random_number(), at) for at in places]
-    order.sort()
-    return [at for _, at in order]
+    return [at for _, at in sorted([(random_number(), at) for at in places])]

@@ -53,6 +53,20 @@ def test_with_one_turn_each_it_is_grpos_advantage_times_g_over_g_minus_1():
     np.testing.assert_allclose(trajectory_advantages(totals, 4)[:4], by_hand)
 
 
+def test_scaled_over_the_batch_a_group_that_hardly_differs_hardly_counts():
+    rewards = [[0.2], [0.8], [0.50], [0.52]]
+    alone = np.concatenate(turn_advantages(rewards, 2))
+    np.testing.assert_allclose(
+        abs(alone), [0.6 / (0.6 / 2**0.5 + EPSILON)] * 2 + [0.02 / (0.02 / 2**0.5 + EPSILON)] * 2
+    )
+    together = np.concatenate(turn_advantages(rewards, 2, scale="batch"))
+    deviation = ((2 * 0.3**2 + 2 * 0.01**2) / 2) ** 0.5 + EPSILON
+    np.testing.assert_allclose(together, np.array([-0.6, 0.6, -0.02, 0.02]) / deviation)
+    np.testing.assert_allclose(np.concatenate(turn_advantages(rewards, 2, scale="none")), [-0.6, 0.6, -0.02, 0.02])
+    with pytest.raises(ValueError, match="scale='all': choose one of group, batch, none"):
+        turn_advantages(rewards, 2, scale="all")
+
+
 @pytest.mark.parametrize("lengths", [(2, 2, 2, 2), (1, 2, 3, 5)])
 def test_equal_rewards_at_the_end_give_zero_however_long_the_rollouts_are(lengths):
     rewards = [[0.0] * (n - 1) + [0.7] for n in lengths]
@@ -79,7 +93,7 @@ def bandit(generator, groups, size):
 def gradients(generator, groups=60_000, size=4):
     """Estimates, one a group, of the gradient of the expected reward in the two logits; (groups, 2)."""
     goes, left, rewards, (p, q) = bandit(generator, groups, size)
-    advantages = turn_advantages(rewards, size, scale=False)
+    advantages = turn_advantages(rewards, size, scale="none")
     found = np.zeros((len(rewards), 2))
     for i, advantage in enumerate(advantages):
         found[i, 0] = (goes[i] - p) * advantage[0]
@@ -100,7 +114,7 @@ def test_standing_in_with_the_last_turn_is_less_noisy_than_counting_a_finished_r
     goes, left, rewards, (p, q) = bandit(np.random.default_rng(1), 20_000, 4)
     returns = np.array([(list(returns_to_go(one)) + [0.0])[:2] for one in rewards]).reshape(-1, 4, 2)
     zeros = (returns - (returns.sum(1, keepdims=True) - returns) / 3)[..., 1].ravel()
-    ours = np.array([one[1] if len(one) > 1 else 0.0 for one in turn_advantages(rewards, 4, scale=False)])
+    ours = np.array([one[1] if len(one) > 1 else 0.0 for one in turn_advantages(rewards, 4, scale="none")])
     score = (left - q) * goes
     assert (score * ours).mean() == pytest.approx((score * zeros).mean(), abs=0.005)
     assert (score * ours).var() < 0.8 * (score * zeros).var()

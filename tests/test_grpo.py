@@ -350,6 +350,7 @@ def test_where_the_time_went_is_shares_of_the_steps_after_the_first():
     [
         ({}, None, "1 photos for steps of 8"),
         ({"prompts_per_step": 1, "credit": "token"}, None, "grpo.credit='token': choose one of turn, trajectory"),
+        ({"prompts_per_step": 1, "scale": "all"}, None, "grpo.scale='all': choose one of group, batch, none"),
         ({"prompts_per_step": 1}, ["easy", "hard"], "2 levels for 1 photos"),
     ],
 )

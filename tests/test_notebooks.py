@@ -11,6 +11,7 @@ from map_pages import drawn_data
 from PIL import Image
 from rich.console import Console
 
+from reverse_lib import failures
 from reverse_lib.cache import SearchCache
 from reverse_lib.environment import TINY
 from reverse_lib.policy import load_interface
@@ -146,7 +147,7 @@ def check_grpo(metrics, folder):
     assert gain["low"] <= gain["value"] <= gain["high"] and gain["n"] == metrics["photos"] == 8
     assert gain["value"] == pytest.approx(metrics["after"]["reward"] - metrics["before"]["reward"], abs=1e-9)
     page = (folder / "04_grpo.ipynb").read_text()
-    assert page.count("<details") == 4 and "Turn 1 of" in page  # the viewer, unfolded
+    assert page.count("<details") == 5 and "Turn 1 of" in page  # the viewer, unfolded
     rows = read_rows(folder / "checkpoints" / "grpo" / "metrics.jsonl")
     assert [row["step"] for row in rows if "reward" in row] == [1, 2]
     for name in ("group", "curves", "before_after"):
@@ -170,11 +171,14 @@ def check_evaluation(metrics, folder):
         stages["teacher"]["test-new"]["within_25km"]["value"] > 0.5 < stages["teacher"]["test-new"]["box_iou"]["value"]
     )
     assert metrics["shown"] == "grpo"
+    causes = metrics["causes"]
+    assert sum(causes.values()) == 8 and set(causes) <= set(failures.CAUSES)
+    assert [row["level"] for row in metrics["coverage"]] == [0.5, 0.9] and 0 <= metrics["aurc"] <= 1
     answered = 8 * stages[metrics["shown"]]["test-new"]["parsed"]["value"]
     on_map = drawn_data((folder / "maps" / "05_error_map.html").read_text())
     rows = on_map["stages"][on_map["first"]]["rows"]
     assert len(rows) == 8 and sum("to" in row for row in rows) == answered
-    for name in ("error_curve", "stages", "seen_and_new", "best", "median", "worst"):
+    for name in ("error_curve", "stages", "seen_and_new", "tools", "causes", "best", "median"):
         assert Image.open(folder / "figures" / f"05_{name}.png").width > 900
 
 

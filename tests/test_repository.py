@@ -9,6 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from reverse_lib.__main__ import main as program
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TEST_LINE = "python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt && .venv/bin/python -m pytest"
@@ -31,6 +33,24 @@ def test_readme_shows_the_two_lines_before_anything_longer_and_ci_runs_the_same_
     assert shell_lines(readme)[:2] == [RUN_LINE, TEST_LINE]
     assert TEST_LINE in (ROOT / ".ci" / "run").read_text().splitlines()
     assert readme.index(TEST_LINE) < 3000
+
+
+def test_every_command_in_the_readme_is_one_the_program_takes(tmp_path, monkeypatch):
+    lines = [line.partition("#")[0] for line in shell_lines((ROOT / "README.md").read_text())]
+    lines += re.findall(r"`(\.venv/bin/python -m reverse_lib [^`]*)`", (ROOT / "README.md").read_text())
+    commands = [line.split(" -m reverse_lib ")[1].split() for line in lines if " -m reverse_lib " in line]
+    assert {"run", "geolocate", "evaluate", "bench"} == {command[0] for command in commands}
+    for name in ("PHOTO", "my_photos", "im2gps3k"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for name, *arguments in commands:
+        program.commands[name].make_context(name, arguments)  # raises where an option or a value is unknown
+
+
+def test_every_part_of_the_library_is_in_the_readme():
+    listed = set(re.findall(r"`([a-z_]+)/?`", (ROOT / "README.md").read_text()))
+    parts = {path.stem for path in (ROOT / "reverse_lib").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert {part for part in parts if not part.startswith("_")} <= listed
 
 
 def test_ci_checks_style_and_stops_at_the_first_failure():

@@ -12,6 +12,7 @@ for a result that nobody has judged, and write it as not useful.
 
 import hashlib
 import json
+import math
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +29,6 @@ from reverse_lib.interop.tables import (
     IMAGE_CACHE,
     TEXT_CACHE,
     Problem,
-    open_table,
     photo_id_of,
     read_table,
     write_table,
@@ -63,7 +63,7 @@ def read_cache(
     Returns:
         Counts: rows, duplicates, empty, blocked, problems.
     """
-    dropped = _duplicates(path, tool)
+    dropped = _duplicates(path, tool, schema)
     counts = {"rows": 0, "duplicates": len(dropped), "empty": 0, "blocked": 0, "problems": 0}
     rank = 0
 
@@ -71,13 +71,10 @@ def read_cache(
         nonlocal rank
         for number, row, fault in read_table(path, schema):
             counts["rows"] += 1
-            if number in dropped:
-                continue
-            try:
-                _check(row, tool, fault)
-            except ValueError as error:
+            if reason := _reason(row, tool, fault):
                 counts["problems"] += 1
-                note(Problem(str(path), number, str(error)))
+                note(Problem(str(path), number, reason))
+            if reason or number in dropped:
                 continue
             counts["empty"] += row[_POSITION[tool]] == -1
             yield rank, row
@@ -106,21 +103,23 @@ def write_caches(
     return sizes[0], sizes[1]
 
 
-def _check(row: dict[str, Any], tool: str, fault: str | None) -> None:
-    """Raises `ValueError` for a row that can't be recorded."""
-    position = row[_POSITION[tool]]
+def _reason(row: dict[str, Any], tool: str, fault: str | None) -> str:
+    """Why a row can't be recorded; "" if it can."""
+    position, found = row[_POSITION[tool]], [row[name] for name in _RESULT[tool] if row[name]]
     if fault:
-        raise ValueError(fault)
-    photo_id_of(row["image_path"])
+        return fault
     if row["call_idx"] is None or row["is_geo_useful"] is None:
-        raise ValueError("call_idx or is_geo_useful is null")
+        return "call_idx or is_geo_useful is null"
     if position is None or (position < 1 and position != -1):
-        raise ValueError(f"{_POSITION[tool]} {position}: expected a number from 1, or -1 for a search without results")
-    if position == -1 and any(row[name] for name in _RESULT[tool]):
-        raise ValueError(
-            f"{_POSITION[tool]} -1 stands for a search without results, but {_texts(row, tool)[0]!r:.80} is one"
-        )
-    _asked(row, tool)
+        return f"{_POSITION[tool]} {position}: expected a number from 1, or -1 for a search without results"
+    if position == -1 and found:
+        return f"{_POSITION[tool]} -1 stands for a search without results, but there is one, {found[0]!r:.80}"
+    try:
+        photo_id_of(row["image_path"])
+        _asked(row, tool)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _asked(row: dict[str, Any], tool: str) -> list:
@@ -133,9 +132,13 @@ def _asked(row: dict[str, Any], tool: str) -> list:
         return list({normalise_query(query): query for query in reversed(queries)}.values())[::-1]
     try:
         box = [float(edge) for edge in json.loads(text)]
-    except (TypeError, ValueError, RecursionError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         box = []
-    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3] and max(box[0], box[1]) < 1000 and min(box[2:]) > 0):
+    if (
+        len(box) != 4
+        or not all(map(math.isfinite, box))
+        or not (box[0] < box[2] and box[1] < box[3] and max(box[0], box[1]) < 1000 and min(box[2:]) > 0)
+    ):
         raise ValueError(f"bbox {text!r:.80}: expected [x1, y1, x2, y2] in 0..1000 with x1 < x2 and y1 < y2")
     return [box]
 
@@ -251,18 +254,17 @@ def _name(result: SearchResult) -> str:
     return hashlib.sha256("\0".join(fields_of(result)[:4]).encode("utf-8", "replace")).hexdigest()[:12]
 
 
-def _duplicates(path: Path, tool: str) -> set[int]:
-    """Numbers of the rows to leave out; reads the three columns that tell, not the texts."""
-    tables = []
-    columns = ["image_path", "call_idx", _POSITION[tool], "is_geo_useful"]
-    with open_table(path, IMAGE_CACHE if tool == IMAGE else TEXT_CACHE) as file:
-        for batch in file.iter_batches(65_536, columns=columns):
-            frame = batch.to_pandas()
-            hashes = [int.from_bytes(key_of(str(name))[:8], "big") for name in frame["image_path"]]
-            tables.append(frame.assign(image_path=np.array(hashes, np.uint64)))
-    if not tables:
-        return set()
-    frame = pd.concat(tables, ignore_index=True)
-    frame["useless"] = ~frame.pop("is_geo_useful").eq(True)
-    best = frame.dropna().sort_values([*columns[:3], "useless"], kind="stable")
-    return set((best.index[best.duplicated(columns[:3])] + 1).tolist())
+def _duplicates(path: Path, tool: str, schema: pa.Schema) -> set[int]:
+    """Numbers of the rows to leave out, because a more useful one, or an earlier one, stands for them."""
+    seen = {name: array(kind) for name, kind in (("photo", "Q"), ("call", "q"), ("position", "q"), ("useless", "b"))}
+    numbers = array("q")
+    for number, row, fault in read_table(path, schema):
+        if not _reason(row, tool, fault):
+            photo = int.from_bytes(key_of(row["image_path"])[:8], "big")
+            values = photo, row["call_idx"], row[_POSITION[tool]], not row["is_geo_useful"]
+            for column, value in zip(seen.values(), values, strict=True):
+                column.append(value)
+            numbers.append(number)
+    frame = pd.DataFrame({name: np.asarray(column) for name, column in seen.items()}, index=np.asarray(numbers))
+    best = frame.sort_values(list(seen), kind="stable")
+    return set(best.index[best.duplicated(["photo", "call", "position"])].tolist())

@@ -23,6 +23,7 @@ SERVICE_FAILURES = (
 )
 _RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
 _NUMBERED = re.compile(r"\[(\d{1,4})\] ?(.*)")
+_HEADERS = ("Web search results for:", "Image search results for")
 _FIELDS = {"Source:": "source", "Link:": "url", "URL:": "url"}
 
 
@@ -101,21 +102,21 @@ def results_in(text: str) -> list[tuple[int, SearchResult]]:
 
     A result is a line `[i] title`, followed by lines that begin with Source:, Link: or URL:, and then by an excerpt.
     """
-    found: list[tuple[int, dict[str, str]]] = []
+    found: list[tuple[int, dict[str, str], list[str]]] = []
     lines = text.splitlines()
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        numbered = _NUMBERED.fullmatch(line)
+        numbered, stripped = _NUMBERED.fullmatch(line), line.strip()
         if numbered and following.strip().startswith(tuple(_FIELDS)):
-            found.append((int(numbered[1]), {"title": numbered[2].strip(), "snippet": ""}))
-        elif found and not line.startswith(("Web search results for:", "Image search results for")):
-            fields, stripped = found[-1][1], line.strip()
+            found.append((int(numbered[1]), {"title": numbered[2].strip()}, []))
+        elif found and stripped and not line.startswith(_HEADERS):
+            _, fields, excerpt = found[-1]
             word, _, rest = stripped.partition(" ")
             name = _FIELDS.get(word)
-            if name and name not in fields and not fields["snippet"]:
+            if name and name not in fields and not excerpt:
                 fields[name] = rest.strip()
-            elif stripped:
-                fields["snippet"] = f"{fields['snippet']} {stripped}".strip()
-    return [(number, SearchResult(**{"url": ""} | fields)) for number, fields in found]
+            else:
+                excerpt.append(stripped)
+    return [(number, SearchResult(**{"url": ""} | fields, snippet=" ".join(words))) for number, fields, words in found]
 
 
 def _mark_repeats(steps: Sequence[Step]) -> None:

@@ -17,7 +17,7 @@ from reverse_lib.cache import SearchCache
 from reverse_lib.decoding import MAX_PIXELS
 from reverse_lib.interop.caches import read_cache
 from reverse_lib.interop.rows import from_annotation, from_rl, from_sft
-from reverse_lib.interop.tables import IMAGE_CACHE, RL, SFT, TEXT_CACHE, InteropError, Problem, read_table
+from reverse_lib.interop.tables import IMAGE_CACHE, SFT, TEXT_CACHE, InteropError, Problem, read_table, rl_schema
 from reverse_lib.photos import Photo, PhotoError, load_photo
 from reverse_lib.replay import IMAGE, TEXT
 from reverse_lib.trajectory import Trajectory
@@ -54,7 +54,8 @@ class ReleasedData:
 
     def rl(self, name: str = "train_rl_v5_full") -> Iterator[Trajectory]:
         """Reads `rl/NAME.parquet`: photos with their places, as trajectories without steps; errors as in `sft`."""
-        return self._table(self.root / "rl" / f"{name}.parquet", RL, from_rl)
+        path = self.root / "rl" / f"{name}.parquet"
+        return self._table(path, rl_schema(path), from_rl)
 
     def annotations(self, path: str | os.PathLike) -> Iterator[Trajectory]:
         """Reads a JSONL file of annotated trajectories, relative to the root; errors as in `sft`."""
@@ -72,7 +73,7 @@ class ReleasedData:
         """The photos of an RL table with their places. Their files are not opened; those missing are problems."""
         photos: dict[str, Photo] = {}
         table = self.root / "rl" / f"{name}.parquet"
-        for number, row, fault in read_table(table, RL):
+        for number, row, fault in read_table(table, rl_schema(table)):
             for task in self._row(table, number, fault, lambda row=row: from_rl(row)):
                 source = self.root / "images" / task.photo_id
                 kind = TiffPhoto if source.suffix.lower() in (".tif", ".tiff") else Photo

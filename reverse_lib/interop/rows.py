@@ -12,23 +12,20 @@ Ground truth is `lat, lon, country, city`; answers are `Country, City, lat, lon`
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reverse_lib.calls import how_it_ended
 from reverse_lib.interface import FULL, Interface
 from reverse_lib.interop.messages import IMAGE, PICTURE, TEXT, ZOOM, messages_of, steps_of
-from reverse_lib.interop.tables import RL, SFT, InteropError, photo_id_of, write_table
+from reverse_lib.interop.tables import RL, RL_LABELLED, SFT, InteropError, photo_id_of, write_table
 from reverse_lib.photos import Photo
 from reverse_lib.trajectory import TOOLS, Trajectory, curriculum
 
 UNKNOWN = "Unknown"  # how the data set writes a country or city nobody knows
 _INFO = ("index", "part", "difficulty", "km", "need_tools_kwargs", "split")
 _COUNTS = {"n_crop_calls": ZOOM, "n_search_calls": IMAGE, "n_tavily_calls": TEXT}
-ANNOTATION = tuple(
-    "id gt_lat gt_lon gt_country gt_city pred_lat pred_lon km masked n_tool_calls n_crop_calls n_search_calls "
-    "n_tavily_calls n_nudges max_turns_exceeded useful_results messages images".split()
-)
 
 
 def from_sft(row: dict[str, Any]) -> Trajectory:
@@ -78,6 +75,7 @@ def to_rl(trajectory: Trajectory) -> dict[str, Any]:
             "img_id": PurePosixPath(trajectory.photo_id).name,
             **{name: info[name] for name in _INFO[1:]},
             "tools_kwargs": {tool: {"create_kwargs": {"image": path}} for tool in TOOLS},
+            **{name: extra[name] for name in ("useful_results",) if name in extra},
         },
     }
     return _with_kept(row, trajectory, _core_of_rl)
@@ -137,14 +135,17 @@ def write_rl(
     Args:
         path: The file.
         tasks: Trajectories, whose own steps are not needed, or photos with a known place. Those without an `index` of
-            their own are numbered.
+            their own are numbered. Either all have `useful_results` in their `extra`, or none.
         interface: Prompts those that have no prompt of their own.
         split: Of those that don't say theirs.
 
     Raises:
         InteropError: The place of one is unknown.
     """
-    return write_table(path, RL, _rl_rows(tasks, interface, split))
+    rows = _rl_rows(tasks, interface, split)
+    first = next(rows, None)
+    labelled = first is not None and "useful_results" in first["extra_info"]
+    return write_table(path, RL_LABELLED if labelled else RL, chain([first] if first else [], rows))
 
 
 def write_annotations(path: str | Path, trajectories: Iterable[Trajectory]) -> int:
@@ -204,7 +205,9 @@ def _core_of_rl(row: dict[str, Any]) -> Trajectory:
     if not row["images"]:
         raise ValueError("has no photo")
     photo_id, info = photo_id_of(row["images"][0]["image_url"]), row["extra_info"]
-    extra = {"prompt": row["prompt"]} | {name: info[name] for name in _INFO}
+    extra = {"prompt": row["prompt"]} | {name: info.get(name) for name in _INFO}
+    if "useful_results" in info:
+        extra["useful_results"] = info["useful_results"]
     if isinstance(extra["km"], float) and not math.isfinite(extra["km"]):
         raise ValueError(f"extra_info.km is {extra['km']}, expected a number or null")
     return Trajectory(photo_id, [], lat, lon, country, city, extra=extra)

@@ -45,6 +45,10 @@ RL = pa.schema(
         ("extra_info", _EXTRA_INFO),
     ]
 )
+_USEFUL_RESULTS = pa.list_(pa.struct([("turn", _INT), ("tool", _TEXT), ("indices", pa.list_(_INT))]))
+RL_LABELLED = pa.schema(  # as validation rows are, whose extra_info says which results were useful
+    [*list(RL)[:-1], ("extra_info", pa.struct([*_EXTRA_INFO, ("useful_results", _USEFUL_RESULTS)]))]
+)
 _LABELS = [("is_geo_useful", pa.bool_()), ("useful_indices", _TEXT), ("n_useful", _INT), ("call_turn", _INT)]
 IMAGE_CACHE = pa.schema(
     [("image_id", _TEXT), ("image_path", _TEXT), ("bbox", _TEXT), ("call_idx", _INT), ("result_pos", _INT)]
@@ -87,7 +91,7 @@ def photo_id_of(path: object) -> str:
         raise ValueError(f"image path {path!r:.200}: not a path")
     parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", ".")]
     if "images" in parts[:-1]:
-        parts = parts[len(parts) - parts[::-1].index("images") :]
+        parts = parts[len(parts) - 1 - parts[-2::-1].index("images") :]
     if not parts or ".." in parts or "\0" in path:
         raise ValueError(f"image path {path!r:.200}: doesn't stay inside images/")
     return "/".join(parts)
@@ -119,6 +123,14 @@ def open_table(path: str | os.PathLike, schema: pa.Schema) -> pq.ParquetFile:
             file.close()
             raise InteropError(f"{path}: column {field.name!r} is {found}, expected {field.type}; convert it")
     return file
+
+
+def rl_schema(path: str | os.PathLike) -> pa.Schema:
+    """Which of the two kinds of RL table a file is; errors as in `open_table`."""
+    with open_table(path, RL) as file:
+        info = file.schema_arrow.field("extra_info").type
+        labelled = pa.types.is_struct(info) and info.get_field_index("useful_results") >= 0
+        return RL_LABELLED if labelled else RL
 
 
 def read_table(path: str | os.PathLike, schema: pa.Schema) -> Iterator[tuple[int, dict[str, Any], str | None]]:
@@ -178,7 +190,7 @@ def _misfits(value: Any, wanted: pa.DataType, name: str) -> Iterator[str]:
     """What of a value doesn't fit a type. Numbers and texts may be null, lists and structs may not, but for a tool's
     arguments: not every row has every tool."""
     if value is None:
-        nullable = not pa.types.is_nested(wanted) or name.startswith("extra_info.tools_kwargs")
+        nullable = not pa.types.is_nested(wanted) or name.startswith(_NULLABLE)
         yield from [] if nullable else [f"{name} is null"]
     elif pa.types.is_list(wanted):
         if not isinstance(value, list):
@@ -206,4 +218,5 @@ def _readable(found: pa.DataType, wanted: pa.DataType) -> bool:
     return pa.types.is_nested(wanted) or pa.types.is_null(found) or any(is_(found) and is_(wanted) for is_ in kinds)
 
 
+_NULLABLE = ("extra_info.tools_kwargs", "extra_info.useful_results")
 _PYTHON = {"string": str, "int64": int, "bool": bool, "double": (int, float)}

@@ -42,12 +42,12 @@ TOOL_CLASSES: Mapping[str, str] = {  # where the paper's copy of verl has them
 _CACHES = {IMAGE: "image_search_cache.parquet", TEXT: "text_search_cache.parquet"}
 # Between two turns of the model verl's text of a rollout has the chat template's words, with its tags or without.
 _TOOL_TURN = re.compile(
-    r"(?:<\|im_end\|>)?\s*(?:<\|im_start\|>)?(?:user|tool)\n(<tool_response>.*?</tool_response>)"
-    r"\s*(?:<\|im_end\|>)?\s*(?:<\|im_start\|>)?assistant\n",
+    r"(?:<\|im_end\|>)?\s{0,4}(?:<\|im_start\|>)?(?:user|tool)\n(<tool_response>(?:(?!<tool_response>).)*?</tool_response>)"
+    r"\s{0,4}(?:<\|im_end\|>)?\s{0,4}(?:<\|im_start\|>)?assistant\n",
     re.DOTALL,
 )
-_END = re.compile(r"\s*(?:<\|im_end\|>|<\|endoftext\|>)\s*$")
-REWARD_FILE = '''"""The reward for verl: custom_reward_function.path is this file, custom_reward_function.name compute_score."""
+_ENDS = ("<|im_end|>", "<|endoftext|>")
+REWARD_FILE = '''"""The reward for verl: give this file as custom_reward_function.path, and the name compute_score."""
 
 try:
     from reverse_lib.interop.verl import compute_score
@@ -158,7 +158,8 @@ def trajectory_of(solution_str: str, ground_truth: str) -> Trajectory:
     lat, lon, country, city = place_of(ground_truth)
     texts = _TOOL_TURN.split(solution_str)
     messages = [{"role": "user" if number % 2 else "assistant", "content": text} for number, text in enumerate(texts)]
-    messages[-1]["content"] = _END.sub("", messages[-1]["content"])
+    for end in _ENDS:
+        messages[-1]["content"] = messages[-1]["content"].rstrip().removesuffix(end)
     return Trajectory("", steps_of(messages, labels=[]), lat, lon, country, city)
 
 
