@@ -41,7 +41,7 @@ RESULTS_A_PHOTO = RESULTS_A_CALL * CALLS_A_PHOTO
 PROCESSES = 2
 _CHUNK_PHOTOS = 500
 _MB = 1e6
-_PAGE_BYTES = 4096  # memory comes in pages; less than one is not seen
+_LEAST_BYTES = 100_000  # less is lost in what Python keeps in reserve
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,8 @@ def compare(work: Workload | None = None, progress: bool = False) -> pd.DataFram
                 found[side] += _in_processes(side, path, work)
         sizes = {side: _size(path) / _MB for side, path in sides.items()}
     cache, obvious = ({key: statistics.median(one[key] for one in rows) for key in rows[0]} for rows in found.values())
+    if not cache["answers"] == obvious["answers"] == 2 * work.lookups + 1:
+        raise RuntimeError(f"answers: {cache['answers']:.0f} of the cache, {obvious['answers']:.0f} of the other side")
     results = work.photos * RESULTS_A_PHOTO
     rows = [
         ("opening and first answer, ms", cache["open_ms"], obvious["open_ms"], "50 x, < 20 ms"),
@@ -320,7 +322,7 @@ def _measure(send, together, side: str, path: Path, work: Workload) -> None:
         found["answers"] += sum(ask(*question) is not None for question in asks)
         found[name] = len(asks) / (time.process_time() - start)
     together.wait()  # both hold what they hold
-    grown = [max(now - then, _PAGE_BYTES) for now, then in zip(_memory(), before, strict=True)]
+    grown = [max(now - then, _LEAST_BYTES) for now, then in zip(_memory(), before, strict=True)]
     found["memory_mb"], found["resident_mb"] = (number / _MB for number in grown)
     together.wait()
     send.send(found)

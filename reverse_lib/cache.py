@@ -382,15 +382,15 @@ class SearchCache:
         photo = key_of(checked_text("photo id", photo_id))
         exact = INDEX[tool] + photo + key_of(asked)
 
-        def best(txn: lmdb.Transaction) -> tuple[float, Body] | None:
-            best = (0.0, False, b"")  # score, whether it is the very call, key
+        def nearest(txn: lmdb.Transaction) -> tuple[float, Body] | None:
+            best = (least, False, b"")  # score, whether it is the very call, key
             for key, value in scan(txn, exact[: len(photo) + 1]):
                 match = score(unpack(value))
                 if match >= best[0]:
                     best = max(best, (match, key == exact, key))
-            return (best[0], unpack_body(txn.get(BODY[tool] + best[2][1:]))) if best[0] >= least else None
+            return (best[0], unpack_body(txn.get(BODY[tool] + best[2][1:]))) if best[2] else None
 
-        found = self._checked(self._reading().read, best)
+        found = self._checked(self._reading().read, nearest)
         if found is None:
             return None
         match, body = found

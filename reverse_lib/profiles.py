@@ -165,7 +165,7 @@ _SMOKE = Profile(
     direct=SftConfig(samples=16, batch_size=4, epochs=2.0, minutes=0.25),
     coldstart=SftConfig(samples=16, batch_size=4, epochs=2.0, minutes=0.25),
     grpo=GrpoConfig(steps=2, prompts_per_step=1, group_size=4, judged_photos=8),
-    ablation=AblationConfig(True, "before RL, full method, trajectory credit", seeds=2, photos=8),
+    ablation=AblationConfig(True, "before RL, full method, trajectory credit", seeds=1, photos=4),
     evaluation=EvaluationConfig(photos=8, batch_size=8, bootstrap=200, samples=2, uncertain_photos=8),
 )
 _GPU = Profile(

@@ -151,15 +151,17 @@ def draw(pool: Sequence[SearchResult], shown: int, max_useful: int, key: str, ca
     random_number = random.Random(int.from_bytes(digest.digest(), "big")).random
     is_useful = [result.useful is True for result in pool]
     if len(pool) <= shown and is_useful.count(True) <= max_useful:  # all are shown, so the sample need not be known
-        chosen = [at for at in places if random_number() < 1]
+        chosen = list(places)
+        for _ in places:
+            random_number()
     else:
         useful = _shuffled([at for at in places if is_useful[at]], random_number)[: min(max_useful, shown)]
         others = _shuffled([at for at in places if not is_useful[at]], random_number)[: shown - len(useful)]
         chosen = sorted(useful + others)
     if not chosen:
         return []
-    first = chosen.pop(turn % len(chosen))
-    return [pool[at] for at in (first, *_shuffled(chosen, random_number))]
+    first = pool[chosen.pop(turn % len(chosen))]
+    return [first, *[pool[at] for at in _shuffled(chosen, random_number)]]
 
 
 def _shuffled(places: list[int], random_number: Callable[[], float]) -> list[int]:

@@ -4,7 +4,6 @@ The files are made here, in the schemas of the released ones and with their oddi
 """
 
 import csv
-import importlib.util
 import json
 import os
 import pickle
@@ -15,9 +14,27 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from PIL import Image
+from released_files import (
+    FOLDER,
+    IMAGE,
+    IMAGE_ROWS,
+    PAGES,
+    TEXT,
+    TEXT_ROWS,
+    ZOOM,
+    conversation,
+    image_row,
+    make_root,
+    response,
+    rl_row,
+    said,
+    sft_row,
+    table,
+    text_row,
+)
 
+from reverse_lib import benchmarks
 from reverse_lib.cache import SearchCache
 from reverse_lib.environment import FULL, rollout
 from reverse_lib.interop import (
@@ -27,8 +44,6 @@ from reverse_lib.interop import (
     TEXT_CACHE,
     InteropError,
     ReleasedData,
-    compute_score,
-    export_verl,
     photo_id_of,
     write_annotations,
     write_caches,
@@ -36,146 +51,17 @@ from reverse_lib.interop import (
     write_rl,
     write_sft,
 )
-from reverse_lib.photos import Photo, load_folder
-from reverse_lib.rewards import score
+from reverse_lib.photos import Photo
 from reverse_lib.search import BlockList, SearchResult
 from reverse_lib.teacher import ScriptedTeacher
-from reverse_lib.trajectory import TOOLS, Trajectory, load_trajectories, save_trajectories
+from reverse_lib.trajectory import Trajectory, load_trajectories, save_trajectories
 
 ROOT = Path(__file__).resolve().parents[1]
-ZOOM, IMAGE, TEXT = TOOLS
-FOLDER = "/mnt/somewhere/REVERSE/images"  # absolute, as the keys of the released caches are
-CALL = '<tool_call>{{"name": "{}", "arguments": {}}}</tool_call>'
-SIGNS = """Image search results for region [100, 100, 400, 300]:
-[1] Torre dell'Elefante
-    Source: Sardegna Turismo
-    Link: https://guide.example/torre
-[2] A tower [3] elsewhere
-    Source: Flickr
-    Link: https://www.flickr.com/photos/2"""
-PAGES = """Web search results for: Torre dell'Elefante Cagliari
-
-[1] Cagliari
-    URL: https://guide.example/cagliari
-    The tower, 39.22 N.
-    Built in 1307.
-[2] Elephants
-    URL: https://zoo.example/
-    Big animals."""
-
-
-def response(text):
-    return {"role": "user", "content": f"<tool_response>\n{text}\n</tool_response>"}
-
-
-def said(text):
-    return {"role": "assistant", "content": text}
-
-
-def conversation(*more, answer="Italy, Cagliari, 39.2181, 9.1161"):
-    """System, question, a zoom, an image search, a text search, an answer."""
-    return [
-        {"role": "system", "content": "You are a geolocation expert."},
-        {"role": "user", "content": "<image>\nWhere is this?"},
-        said("<think>A tower.</think>" + CALL.format(ZOOM, '{"bbox_2d": [0, 0, 500, 500]}')),
-        response("<image>"),
-        said("<think>Old.</think>\n" + CALL.format(IMAGE, '{"bbox_2d": [100, 100, 400, 300], "goal": "tower"}')),
-        response(SIGNS),
-        said("<think>[1]</think>\n <useful>[1]</useful>" + CALL.format(TEXT, '{"query": "Torre dell\'Elefante"}')),
-        response(PAGES),
-        *more,
-        said(f"<think>So.</think><useful>[1]</useful><answer>{answer}</answer>"),
-    ]
-
-
-def sft_row(*more, photo="part00_images/a_0.jpg"):
-    images = [{"image": f"images/{photo}"}, {"image": "images/part00_images/a_1.jpg"}]
-    return {"messages": conversation(*more), "images": images}
-
-
-def rl_row(number, photo="part00_images/a_0.jpg", truth="39.2150, 9.1100, Italy, Cagliari", km=0.74, missing=()):
-    path = f"images/{photo}"
-    tools = {tool: None if tool in missing else {"create_kwargs": {"image": path}} for tool in TOOLS}
-    info = {"answer": truth, "index": number, "img_id": Path(photo).name, "part": "part00", "difficulty": "easy"}
-    info |= {"km": km, "need_tools_kwargs": True, "split": "train", "tools_kwargs": tools}
-    return {
-        "data_source": "coldstart",
-        "prompt": conversation()[:2],
-        "images": [{"image_url": path}],
-        "ability": "geoloc",
-        "reward_model": {"ground_truth": truth, "style": "rule"},
-        "agent_name": "tool_agent",
-        "extra_info": info,
-    }
-
-
-def image_row(position, title, useful=False, call=0, photo="a_0.jpg", bbox="[100.0, 100.0, 400.0, 300.0]", **more):
-    empty = position == -1
-    return {
-        "image_id": "a.jpg",
-        "image_path": f"{FOLDER}/part00_images/{photo}",
-        "bbox": bbox,
-        "call_idx": call,
-        "result_pos": position,
-        "result_title": "" if empty else title,
-        "result_link": "" if empty else f"https://guide.example/{title}",
-        "result_source": "" if empty else "Guide",
-        "result_thumbnail": "",
-        "is_geo_useful": useful,
-        "useful_indices": "[1]",
-        "n_useful": 1,
-        "call_turn": 3,
-        "part": "part00",
-    } | more
-
-
-def text_row(position, title, useful=False, call=0, photo="a_0.jpg", query="Torre Cagliari", **more):
-    row = image_row(position, title, useful, call, photo)
-    for name in ("bbox", "result_pos", "result_link", "result_source", "result_thumbnail"):
-        del row[name]
-    found = {"result_url": "", "result_content": ""} if position == -1 else {}
-    asked = {"query": query, "result_index": position}
-    return (
-        row | {"result_url": f"https://w.example/{title}", "result_content": f"All of {title}."} | found | asked | more
-    )
-
-
-IMAGE_ROWS = [
-    image_row(2, "late", call=1, photo="b_0.tiff"),  # neither sorted by photo, nor by position
-    image_row(1, "tower", useful=False),
-    image_row(2, "arch"),
-    image_row(1, "first", call=1, photo="b_0.tiff", result_source=None),
-    image_row(1, "tower of the first", useful=True),  # a duplicate of the second row, and the useful one
-    image_row(-1, "", call=2, bbox="[0, 0, 90.5, 1000]"),
-    image_row(2, "arch", call=3),  # the same box again
-    image_row(1, "tower", useful=True, call=3, result_thumbnail="https://t.example/1.png"),
-]
-TEXT_ROWS = [
-    text_row(1, "cagliari", useful=True, query="Torre Cagliari | Sardinia tower", result_content="a\n  b\x1f é"),
-    text_row(2, "zoo", query="Torre Cagliari | Sardinia tower"),
-    text_row(-1, "", call=1, query="???! nothing"),
-]
-
-
-def table(rows, schema):
-    return pa.Table.from_pylist(rows, schema=schema)
 
 
 @pytest.fixture
 def root(tmp_path):
-    """A folder as it is downloaded, with pickles beside the caches."""
-    root = tmp_path / "data"
-    for folder in ("images/part00_images", "sft", "rl", "rl_cache"):
-        (root / folder).mkdir(parents=True)
-    for name in ("a_0.jpg", "b_0.tiff"):
-        Image.new("RGB", (40, 30), "teal").save(root / "images/part00_images" / name)
-    pq.write_table(table([sft_row(), sft_row(said("Hm."), {"role": "user", "content": "Go on."})], SFT),
-                   root / "sft/train_sft_coldstart_v5.parquet")  # fmt: skip
-    rows = [rl_row(0), rl_row(1, "part00_images/b_0.tiff", "-1.5, 2, Unknown, Old Town, Upper", None, [ZOOM, TEXT])]
-    pq.write_table(table(rows, RL), root / "rl/train_rl_v5_full.parquet")
-    pq.write_table(table(IMAGE_ROWS, IMAGE_CACHE), root / "rl_cache/image_search_cache.parquet")
-    pq.write_table(table(TEXT_ROWS, TEXT_CACHE), root / "rl_cache/text_search_cache.parquet")
-    return root
+    return make_root(tmp_path / "data")
 
 
 def rewrite(path, rows, schema):
@@ -557,8 +443,9 @@ def test_photos_have_places_and_files_also_in_tiff_and_missing_ones_are_listed(r
     assert write_photo_list(root / "photos.csv", [jpeg]) == 1
     with (root / "photos.csv").open() as file:
         assert list(csv.reader(file))[1] == ["images/part00_images/a_0.jpg", "39.215", "9.11", "Italy", "Cagliari"]
-    listed, problems = load_folder(root / "photos.csv")
-    assert problems == [] and (listed[0].lat, listed[0].lon, listed[0].country) == (39.215, 9.11, "Italy")
+    listing = benchmarks.folder(root, root / "photos.csv")
+    listed = listing.photos
+    assert listing.skipped.empty and (listed[0].lat, listed[0].lon, listed[0].country) == (39.215, 9.11, "Italy")
 
 
 def test_a_big_table_is_read_without_holding_it():
@@ -601,127 +488,6 @@ def test_our_own_trajectories_become_rows_of_the_released_kind(world, tmp_path):
         assert [s.observation and s.observation.status for s in one.steps] == [
             s.observation and s.observation.status for s in row.steps
         ]
-
-
-@pytest.fixture
-def exported(tmp_path):
-    with SearchCache.open(tmp_path / "cache", mode="w") as cache:
-        cache.record_text("p/1.jpg", "Vigo", [SearchResult("t", "https://u.example", "", "s", True)])
-        cache.record_image("p/1.jpg", [0, 0, 10, 20], [SearchResult("a", "b", "c")])
-        photos = [Photo("p/1.jpg", None, 42.24, -8.72, "Spain", "Vigo"), Photo("p/2.jpg", None, 0.0, 0.0)]
-        yield export_verl(tmp_path / "verl", photos, cache, split="val")
-
-
-def test_exported_rows_have_exactly_the_released_schema(exported, tmp_path):
-    rows = pq.read_table(exported["rl"])
-    assert rows.schema.equals(RL) and rows.schema.names == RL.names
-    row, second = rows.to_pylist()
-    assert row["reward_model"] == {"ground_truth": "42.2400, -8.7200, Spain, Vigo", "style": "rule"}
-    assert row["prompt"][0] == {"role": "system", "content": FULL.system_prompt}
-    assert row["prompt"][1] == {"role": "user", "content": f"<image>\n{FULL.question}"}
-    assert row["images"] == [{"image_url": "images/p/1.jpg"}] and row["agent_name"] == "tool_agent"
-    info = row["extra_info"]
-    assert (info["index"], info["split"], info["difficulty"], info["km"]) == (0, "val", "unknown", None)
-    assert info["tools_kwargs"][TEXT] == {"create_kwargs": {"image": "images/p/1.jpg"}}
-    assert second["reward_model"]["ground_truth"] == "0.0000, 0.0000, Unknown, Unknown"
-    assert second["extra_info"]["index"] == 1
-    for name, schema, count in (("image_cache", IMAGE_CACHE, 1), ("text_cache", TEXT_CACHE, 1)):
-        table_ = pq.read_table(exported[name])
-        assert table_.schema.equals(schema) and table_.num_rows == count
-    with pytest.raises(InteropError, match="x: its place is unknown"):
-        write_rl(tmp_path / "no.parquet", [Photo("x", None)])
-    assert not (tmp_path / "no.parquet").exists()
-
-
-def test_the_tool_configuration_names_the_three_tools_and_their_parameters(exported):
-    config = yaml.safe_load(exported["tools"].read_text())
-    functions = {one["tool_schema"]["function"]["name"]: one for one in config["tools"]}
-    assert list(functions) == list(TOOLS)
-    parameters = {name: one["tool_schema"]["function"]["parameters"] for name, one in functions.items()}
-    assert {name: list(one["properties"]) for name, one in parameters.items()} == {
-        ZOOM: ["bbox_2d", "label"], IMAGE: ["bbox_2d", "goal"], TEXT: ["query"],
-    }  # fmt: skip
-    assert {name: one["required"] for name, one in parameters.items()} == {
-        ZOOM: ["bbox_2d"], IMAGE: ["bbox_2d"], TEXT: ["query"],
-    }  # fmt: skip
-    for one in parameters.values():  # verl reads a single type and a description
-        assert all(isinstance(each["type"], str) and each["description"] for each in one["properties"].values())
-    assert functions[IMAGE]["config"]["cache_path"] == str(exported["image_cache"])
-    assert functions[IMAGE]["config"]["iou_threshold"] == 0.7 and functions[TEXT]["config"]["n_pos_limit"] == 3
-    assert functions[TEXT]["class_name"] == "verl.tools.text_search_tool.TextSearchTool"
-
-
-def loaded_as_verl_does(path):
-    spec = importlib.util.spec_from_file_location("custom_module", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["custom_module"] = module
-    spec.loader.exec_module(module)
-    return module.compute_score
-
-
-def solution(*more, template="\nuser\n{}\nassistant\n", **settings):
-    """The text that verl decodes: what followed the prompt, with what is left of the chat template."""
-    return "".join(
-        message["content"] if message["role"] == "assistant" else template.format(message["content"])
-        for message in conversation(*more, **settings)[2:]
-    )
-
-
-TRUTH = "39.2150, 9.1100, Italy, Cagliari"
-TAGGED = "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-
-
-@pytest.mark.parametrize("template", ["\nuser\n{}\nassistant\n", TAGGED])
-def test_the_exported_reward_is_ours(exported, root, template):
-    compute = loaded_as_verl_does(exported["reward"])
-    (trajectory, _) = ReleasedData(root).sft()
-    trajectory.lat, trajectory.lon = 39.215, 9.11
-    ours = score(trajectory)
-    text = solution(template=template) + ("<|im_end|>" if template == TAGGED else "")
-    found = compute(data_source="coldstart", solution_str=text, ground_truth=TRUTH, extra_info=None)
-    assert (found["accuracy"], found["format"]) == (ours.accuracy, ours.format) == (1.0, 1.0)
-    assert found["score"] == pytest.approx(0.7) and found["process"] == 0.0 and found["answered"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("<think>x</think><answer>Italy, Rome, 39.215, 9.11</answer>", (1.0, 1.0)),
-        ("<think>x</think><answer>39.215, 9.11, Italy, Cagliari</answer>", (0.0, 0.0)),  # the order of the truth
-        ("<answer>Italy, Rome, 39.215, 9.11</answer>", (1.0, 0.0)),
-        ("<think>x</think> so <answer>Italy, Rome, 39.215, 9.11</answer>", (1.0, 0.8)),
-        (solution().replace("<useful>[1]</useful>", ""), (1.0, 0.8)),
-        (solution(answer="Italy, Cagliari, 39.215, 12.02"), (0.594, 1.0)),  # 250.7 km: just beyond the 200 km knot
-        (solution(said("<answer>Italy, Rome, 1, 1</answer>")), (0.0, 0.0)),
-        ("", (0.0, 0.0)),
-        ("\nuser\n<tool_response>\nx\n</tool_response>\nassistant\n" * 3, (0.0, 0.0)),
-        ("\n" * 300_000, (0.0, 0.0)),  # hours, were the time quadratic
-        ("user\n<tool_response>" * 100_000, (0.0, 0.0)),
-    ],
-)
-def test_the_exported_reward_of_known_texts(text, expected):
-    found = compute_score("coldstart", text, TRUTH, {"index": 3}, reward_model=None)
-    assert (found["accuracy"], found["format"]) == pytest.approx(expected, abs=0.03)
-    assert found["score"] == pytest.approx(0.6 * found["accuracy"] + 0.1 * found["format"] + 0.3 * found["process"])
-
-
-def test_calls_the_model_got_wrong_cost_and_a_failed_service_is_counted_and_no_nan():
-    call = "<think>x</think>" + CALL.format(TEXT, '{"query": ""}')
-    answer = "<think>y</think><answer>Italy, Rome, 39.215, 9.11</answer>"
-    wrong = compute_score(
-        "c", f"{call}\nuser\n{response('Error: query is empty')['content']}\nassistant\n{answer}", TRUTH
-    )
-    assert wrong["process"] == pytest.approx(-0.05) and wrong["format"] == 1.0
-    text = f"{call}\nuser\n{response('Tavily search failed: no key')['content']}\nassistant\n{answer}"
-    failed = compute_score("c", text, TRUTH)
-    assert failed["service_error"] == 1.0 and failed["score"] == pytest.approx(0.7)
-    with pytest.raises(ValueError, match="ground truth 'here'"):
-        compute_score("c", answer, "here")
-
-
-def test_the_reward_file_says_what_is_missing(exported, tmp_path):
-    done = subprocess.run([sys.executable, "-I", exported["reward"]], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and "put the folder that holds reverse_lib on PYTHONPATH" in done.stderr
 
 
 def test_trajectories_of_the_data_set_are_trajectories_like_any_other(root):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from reverse_lib.photos import Photo, PhotoError, crop, load_folder, load_photo, to_pixels
+from reverse_lib.photos import Photo, PhotoError, crop, load_photo, to_pixels
 
 pillow_heif.register_heif_opener()
 
@@ -373,111 +373,6 @@ def test_a_photo_loads_from_its_source_and_says_so_when_it_has_none(tmp_path):
     assert Photo("a", with_everything("PNG"), 1.0, 2.0).load().size == (48, 32)
     with pytest.raises(PhotoError, match="photo 'a': has no source; give"):
         Photo("a", None).load()
-
-
-@pytest.fixture
-def album(tmp_path):
-    for name in ("a.jpg", "b ü.jpg", "sub/c,d.jpg", "../outside.jpg"):
-        path = tmp_path / "album" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(with_everything("JPEG"))
-    return tmp_path / "album"
-
-
-def read_list(album, text, encoding="utf-8"):
-    (album / "list.csv").write_bytes(text.encode(encoding))
-    return load_folder(album / "list.csv")
-
-
-def test_a_list_gives_photos_with_their_places(album):
-    photos, problems = read_list(
-        album, 'path,lat,lon,country,city\na.jpg,48.85,2.35,France,Paris\n"sub/c,d.jpg",-90,180,,"Washington, DC"\n'
-    )
-    assert problems == []
-    assert photos == [
-        Photo("a.jpg", album / "a.jpg", 48.85, 2.35, "France", "Paris"),
-        Photo("sub/c,d.jpg", album / "sub/c,d.jpg", -90.0, 180.0, "", "Washington, DC"),
-    ]
-    assert photos[0].load().size == (48, 32)
-
-
-@pytest.mark.parametrize(
-    ("text", "encoding"),
-    [
-        ("path,lat,lon\nb ü.jpg,48.85,-2.35\n", "utf-8-sig"),
-        ("path,lat,lon\nb ü.jpg,48.85,-2.35\n", "utf-16"),
-        ("path;lat;lon\r\nb ü.jpg;48,85;-2,35\r\n", "utf-8"),
-        ("path\tlat\tlon\rb ü.jpg\t48.85\t-2,35\r", "utf-8"),
-        ("\n , ,\n Lon , PATH,lat ,extra\n -2.35 ,  b ü.jpg , 48.85,,,\n\n", "utf-8"),
-        ('"path","lat","lon"\n"b ü.jpg", "48.85", "-2.35"', "utf-8"),
-    ],
-)
-def test_a_list_may_be_written_as_spreadsheets_write_it(album, text, encoding):
-    photos, problems = read_list(album, text, encoding)
-    assert problems == []
-    assert [(photo.photo_id, photo.lat, photo.lon) for photo in photos] == [("b ü.jpg", 48.85, -2.35)]
-
-
-def test_bad_rows_are_named_by_line_and_left_out(album):
-    rows = [
-        ("a.jpg,48.85,2.35", None),
-        ("missing.jpg,1,2", "line 3: missing.jpg: no such file; paths are relative to"),
-        ("sub,1,2", "line 4: sub: no such file"),
-        ("b ü.jpg,91,2", "line 5: b ü.jpg: lat '91' isn't a number of degrees within -90..90; correct it"),
-        ("b ü.jpg,1,-180.5", "line 6: b ü.jpg: lon '-180.5' isn't a number of degrees within -180..180"),
-        ("b ü.jpg,nan,2", "line 7: b ü.jpg: lat 'nan'"),
-        ("b ü.jpg,1,inf", "line 8: b ü.jpg: lon 'inf'"),
-        ("b ü.jpg,north,2", "line 9: b ü.jpg: lat 'north'"),
-        ("b ü.jpg,1", "line 10: b ü.jpg: lon ''"),
-        ("./sub/../a.jpg,1,2", "line 11: a.jpg: already listed in line 2; remove one"),
-        ("b ü.jpg,48,85,2,35", "line 12: b ü.jpg: 5 cells for 3 columns; quote"),
-        (",1,2", "line 13: empty path: no such file"),
-        ("", None),
-        ("a\0.jpg,1,2", "line 15: "),
-        ('"two\nlines.jpg",1,2', "line 16: two\nlines.jpg: no such file"),
-        ("../nothing.jpg,1,2", "line 18: ../nothing.jpg: no such file"),
-        ("../outside.jpg,0,0", None),
-    ]
-    photos, problems = read_list(album, "path,lat,lon\n" + "\n".join(row for row, _ in rows))
-    assert [photo.photo_id for photo in photos] == ["a.jpg", "../outside.jpg"]
-    expected = [message for _, message in rows if message]
-    assert len(problems) == len(expected)
-    for problem, start in zip(problems, expected, strict=True):
-        assert problem.startswith(start)
-
-
-def test_a_quotation_mark_never_closed_is_one_short_problem(album):
-    photos, problems = read_list(album, 'path,lat,lon\na.jpg,1,2\n"b ü.jpg,1,2\n' + "sub/x.jpg,1,2\n" * 100)
-    assert [photo.photo_id for photo in photos] == ["a.jpg"]
-    assert len(problems) == 1
-    assert problems[0].startswith("line 3: b ü.jpg,1,2")
-    assert len(problems[0]) < 500
-
-
-def test_a_cell_of_any_length_is_a_problem_and_not_the_end(album):
-    photos, problems = read_list(album, "path,lat,lon\n" + "x" * 200_000 + ",1,2\na.jpg,1,2\n")
-    assert [photo.photo_id for photo in photos] == ["a.jpg"]
-    assert len(problems) == 1
-    assert problems[0].startswith("line 2: ")
-
-
-@pytest.mark.parametrize(("text", "message"), [
-    ("", "list.csv: missing columns path, lat, lon; the first line must be"),
-    ("a.jpg,1,2\n", "list.csv: missing columns path, lat, lon"),
-    ("path,lat,long\na.jpg,1,2\n", "list.csv: missing columns lon;"),
-    ("path,lat,lat,lon\n", "list.csv: columns lat occur twice"),
-])  # fmt: skip
-def test_a_list_without_its_columns_is_refused_by_their_names(album, text, message):
-    with pytest.raises(ValueError, match=message):
-        read_list(album, text)
-
-
-def test_a_list_that_can_not_be_read_is_refused_by_name(album):
-    with pytest.raises(PhotoError, match="not UTF-8 at byte 20; save the list"):
-        read_list(album, "path,lat,lon\n12345.j\xfcpg,1,2\n", "latin-1")
-    for path in (album / "none.csv", album):
-        with pytest.raises(PhotoError, match="can't be read"):
-            load_folder(path)
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ class TiffPhoto(Photo):
 
 
 def write_photo_list(path: str | os.PathLike, photos: Iterable[Photo]) -> int:
-    """Writes photos as the CSV that `photos.load_folder` and the notebooks read; returns the number of rows.
+    """Writes photos as the CSV that `benchmarks.folder` and the notebooks read; returns the number of rows.
 
     Paths are relative to the list, where they can be.
     """
