@@ -2,12 +2,11 @@
 
 import dataclasses
 import io
-import os
 import re
-import shutil
 
 import numpy as np
 import pytest
+from browsing import chromium, legend
 from PIL import Image
 
 from reverse_lib.evaluation import to_frame
@@ -34,18 +33,8 @@ def frame(make_trajectory):
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    if not shutil.which("chromium"):
-        reason = "chromium is not installed; on Debian: apt-get install chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
-        yield chromium
-        chromium.close()
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -68,13 +57,34 @@ def open_map(browser, tmp_path):
         page.route(re.compile("^(?!data:)"), lambda route: answer(page, route))
         page.goto(path.as_uri())
         page.wait_for_function(f"() => typeof {map_.get_name()} === 'object' && {map_.get_name()}._loaded")
-        page.evaluate("() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+        frames(page)
         pages.append(page)
         return page
 
     yield open_
     for page in pages:
         page.close()
+
+
+def frames(page) -> None:
+    """Wait until what was changed is drawn."""
+    page.evaluate("() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+
+
+def settle(page) -> None:
+    """Wait until the opened card has not moved for twenty frames: the map pans to bring it into view."""
+    page.evaluate(
+        """() => new Promise((settled) => {
+            let before = "", still = 0;
+            const look = () => {
+                const {x, y} = document.querySelector(".leaflet-popup").getBoundingClientRect();
+                still = `${x},${y}` === before ? still + 1 : 0;
+                before = `${x},${y}`;
+                still < 20 ? requestAnimationFrame(look) : settled();
+            };
+            look();
+        })"""
+    )
 
 
 def layer(map_, name: str) -> str:
@@ -91,25 +101,21 @@ def count(page, map_, key: str) -> int:
 def switch(page, name: str) -> None:
     """Click on a layer or stage in the control."""
     page.locator(".leaflet-control-layers label", has_text=re.compile(rf"^\s*{re.escape(name)}\s*$")).click()
-    page.evaluate("() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    frames(page)
 
 
 def click_at(page, map_, lat: float, lon: float, zoom: float | None = None) -> None:
     """A real click at the pixel where a position is drawn."""
     if zoom is not None:
         page.evaluate(f"() => {map_.get_name()}.setView([{lat}, {lon}], {zoom}, {{animate: false}}) && 0")
+        frames(page)
     at = page.evaluate(f"() => {map_.get_name()}.latLngToContainerPoint([{lat}, {lon}])")
     page.mouse.click(at["x"], at["y"])
 
 
 def card(page) -> str:
-    page.locator(".leaflet-popup .card").wait_for(timeout=5000)
+    page.locator(".leaflet-popup .card").wait_for(timeout=60_000)
     return " ".join(page.locator(".leaflet-popup .card").inner_text().split())
-
-
-def legend(page) -> dict[str, str]:
-    rows = page.locator(".legend div")
-    return {row.locator("span").inner_text(): row.locator("em").inner_text() for row in rows.all()}
 
 
 def test_a_map_shows_land_every_photo_and_every_line_without_a_network(open_map, frame):
@@ -166,6 +172,7 @@ def test_a_click_on_a_photo_shows_its_picture_boxes_answer_story_and_reward_in_f
     ):
         assert part in text
     page.wait_for_function("() => document.querySelector('.card img').naturalWidth === 256")
+    settle(page)
     picture = page.locator(".card .frame").bounding_box()
     for kind in ("look", "region"):
         box = page.locator(f".card .box.{kind}").bounding_box()
@@ -177,7 +184,6 @@ def test_a_click_on_a_photo_shows_its_picture_boxes_answer_story_and_reward_in_f
         ]
         assert found == pytest.approx([0.1, 0.2, 0.2, 0.2], abs=0.01)
     assert page.locator(".card .box.look b").inner_text() == "1"
-    page.wait_for_timeout(400)  # the map pans
     popup, view = page.locator(".leaflet-popup").bounding_box(), page.viewport_size
     assert popup["x"] >= 0 and popup["y"] >= 0 and popup["x"] + popup["width"] <= view["width"]
     for control in (".legend", ".leaflet-control-layers"):
@@ -208,8 +214,7 @@ def test_photos_that_lie_close_together_are_one_ring_with_their_number_until_one
     shares = re.findall(r"([\d.]+)turn", ring.get_attribute("style"))
     assert float(shares[1]) == pytest.approx(1 / 7, abs=0.01)  # one photo within 1 km, six within 25 km
     ring.click()
-    page.wait_for_timeout(400)
-    assert page.locator(".donut").count() == 0 or page.locator(".donut").first.inner_text() != "7"
+    page.wait_for_function("() => ![...document.querySelectorAll('.donut')].some((one) => one.innerText === '7')")
     assert page.problems == []
 
 
@@ -235,7 +240,7 @@ def test_countries_have_the_colour_of_their_median_error_and_tell_it_with_the_nu
     page.mouse.move(at["x"], at["y"])
     page.mouse.move(at["x"] + 2, at["y"])
     tip = page.locator(".leaflet-tooltip")
-    tip.wait_for(timeout=5000)
+    tip.wait_for(timeout=60_000)
     assert tip.inner_text().split("\n") == ["Brazil", f"median error {km:,.0f} km", "0 % within 25 km", "n = 6 photos"]
 
 
@@ -361,7 +366,7 @@ def test_the_map_of_one_answer_opens_with_its_whole_story_in_view(open_map, make
     text = card(page)
     assert "taken in a place nobody told" in text and "IT READS PARIS." in text and "[1] Paris, Texas" in text
     assert count(page, map_, "answers") == 1 and count(page, map_, "lines") == 0
-    page.wait_for_timeout(400)
+    settle(page)
     assert page.locator(".leaflet-popup").bounding_box()["y"] >= 0
     assert page.problems == [] and page.asked == []
 

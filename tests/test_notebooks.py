@@ -4,9 +4,12 @@ Each notebook has a check in CHECKS. A check gets the metrics and the folder of 
 run first, once a session, so that one test alone works too.
 """
 
+import io
 import json
 
+import numpy as np
 import pytest
+from browsing import chromium, legend
 from map_pages import drawn_data
 from PIL import Image
 from rich.console import Console
@@ -27,6 +30,12 @@ NEEDS = {
     "05_evaluation": ["04_grpo"],
     "06_ablations": ["04_grpo"],
 }
+
+
+def coloured(picture: bytes) -> int:
+    """How many pixels of a PNG are neither white nor grey nor black: what is drawn between the axes."""
+    rgb = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), int)  # (height, width, 3)
+    return int((rgb.max(2) - rgb.min(2) > 20).sum())
 
 
 def check_quickstart(metrics, folder):
@@ -137,7 +146,7 @@ def check_grpo(metrics, folder):
     components = ("reward", "accuracy", "format", "look", "query", "trust", "errors")
     assert metrics["logged"] == sorted(f"rewards/{name}/mean" for name in components)
     assert metrics["total_is_weighted_sum"] is True and metrics["turns_sum_to_total"] is True
-    assert metrics["credit_differs"] > 0
+    assert (metrics["credit_differs"] > 0) == (metrics["group_spread"] > 0)
     speed = metrics["speed"]
     assert speed["tokens_per_s"] > speed["rollouts_per_s"] > 0
     assert (
@@ -173,13 +182,24 @@ def check_evaluation(metrics, folder):
     assert metrics["shown"] == "grpo"
     causes = metrics["causes"]
     assert sum(causes.values()) == 8 and set(causes) <= set(failures.CAUSES)
-    assert [row["level"] for row in metrics["coverage"]] == [0.5, 0.9] and 0 <= metrics["aurc"] <= 1
+    assert [row["level"] for row in metrics["coverage"]] == [0.5, 0.9] and 0 <= metrics["aurc"]["value"] <= 1
     answered = 8 * stages[metrics["shown"]]["test-new"]["parsed"]["value"]
     on_map = drawn_data((folder / "maps" / "05_error_map.html").read_text())
     rows = on_map["stages"][on_map["first"]]["rows"]
     assert len(rows) == 8 and sum("to" in row for row in rows) == answered
+    with chromium() as browser:
+        page, asked = browser.new_page(viewport={"width": 1200, "height": 800}), []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((folder / "maps" / "05_error_map.html").as_uri())
+        page.locator(".legend div").first.wait_for()
+        assert sum(int(number) for number in legend(page).values()) == 8
+        assert [url for url in asked if url.startswith("http")] == []
+        offered = page.locator(".leaflet-control-layers-base label").all_inner_texts()
+        assert {text.strip() for text in offered} == {row["name"] for row in on_map["stages"]}
+        assert coloured(page.screenshot()) > 10_000
     for name in ("error_curve", "stages", "seen_and_new", "tools", "causes", "best", "median"):
         assert Image.open(folder / "figures" / f"05_{name}.png").width > 900
+        assert coloured((folder / "figures" / f"05_{name}.png").read_bytes()) > 500, f"{name}: an empty figure"
 
 
 def check_ablations(metrics, folder):
