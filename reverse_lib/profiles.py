@@ -98,11 +98,11 @@ class AblationConfig:
 class EvaluationConfig:
     """How accuracy is measured."""
 
-    photos: int = 150
+    photos: int = 100  # of each split
     batch_size: int = 64  # photos in flight together
     bootstrap: int = 2000  # resamples behind each interval
     samples: int = 4  # answers a photo from which its uncertainty is told
-    uncertain_photos: int = 60  # of val, to calibrate, and as many of test-new, to check
+    uncertain_photos: int = 40  # of val, to calibrate, and as many of test-new, to check
 
 
 @dataclass(frozen=True)
