@@ -6,6 +6,7 @@ run first, once a session, so that one test alone works too.
 
 import io
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -38,6 +39,25 @@ def coloured(picture: bytes) -> int:
     return int((rgb.max(2) - rgb.min(2) > 20).sum())
 
 
+def check_figure(folder, name: str, least_px: int) -> None:
+    """A figure is there, wide enough to read, and not empty."""
+    path = folder / "figures" / f"{name}.png"
+    assert Image.open(path).width >= least_px and coloured(path.read_bytes()) > 500, name
+
+
+@contextmanager
+def opened(folder, name: str):
+    """A map in a browser, where it shows colours and asks for nothing from elsewhere."""
+    with chromium() as browser:
+        page, asked = browser.new_page(viewport={"width": 1200, "height": 800}), []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((folder / "maps" / f"{name}.html").as_uri())
+        page.locator(".leaflet-land-pane canvas").first.wait_for()
+        assert coloured(page.screenshot()) > 10_000
+        yield page
+        assert [url for url in asked if url.startswith("http")] == []
+
+
 def check_quickstart(metrics, folder):
     assert metrics["photos"] == 8 and 0 <= metrics["within_25km"] <= metrics["parsed"] <= 1
     assert metrics["parsed"] >= 0.5  # the shipped agent answers, even where it is wrong
@@ -48,7 +68,9 @@ def check_quickstart(metrics, folder):
     (stage,) = drawn_data((folder / "maps" / "00_answer.html").read_text())["stages"]
     assert ["km" in row for row in stage["rows"]] == [True] * (metrics["first_photo_km"] is not None)
     for name, least in (("00_trajectory", 800), ("00_eight_photos", 1000)):
-        assert Image.open(folder / "figures" / f"{name}.png").width > least
+        check_figure(folder, name, least)
+    with opened(folder, "00_answer") as page:
+        assert page.locator(".leaflet-container").count() == 1
 
 
 def check_annotation(metrics, folder):
@@ -101,13 +123,19 @@ def check_world(metrics, folder):
     (whole,) = (row for row in metrics["engine"] if row["region"] == "photo")
     assert whole["photos"] == 24 and whole["right"] < 0.3 and whole["shown"] is None
     for name in ("photos", "engine"):
-        assert Image.open(folder / "figures" / f"01_{name}.png").width == 1760
+        check_figure(folder, f"01_{name}", 1760)
+    for name in ("funnel", "curriculum"):
+        check_figure(folder, f"01_{name}", 500)
     groups = drawn_data((folder / "maps" / "01_twins.html").read_text())
     assert sum(len(group["places"]) for group in groups) == 40
+    with opened(folder, "01_twins") as page:
+        assert page.locator(".leaflet-container").count() == 1
 
 
 def check_search_cache(metrics, folder):
     hits, differs = metrics["hit_rates"], metrics["cached_differs_from_live"]
+    for name in ("hit_rates", "drift"):
+        check_figure(folder, f"02_{name}", 500)
     assert hits["the same box"] == hits["the same query"] == hits["query in capitals, with a comma"] == 1
     boxes = [hits[f"box off by up to {percent} %"] for percent in (5, 10, 20, 30)]
     assert boxes[0] == 1 >= boxes[1] > 0.9 > boxes[2] > boxes[3]
@@ -136,6 +164,8 @@ def check_sft(metrics, folder):
         assert list(tables) == ["base", "direct SFT", "cold start"] and {t["n"] for t in tables.values()} == {8}
         assert all(0 <= table["metrics"]["parsed"]["value"] <= 1 for table in tables.values())
         assert tables["direct SFT"]["metrics"]["query_hit"]["value"] is None  # without tools no query is answered
+    for name in ("loss", "stages"):
+        check_figure(folder, f"03_{name}", 500)
     for stage in ("sft", "coldstart"):
         assert load_interface(folder / "checkpoints" / stage) == TINY
         assert (folder / "checkpoints" / stage / "model.safetensors").stat().st_size > 7_000_000
@@ -160,7 +190,7 @@ def check_grpo(metrics, folder):
     rows = read_rows(folder / "checkpoints" / "grpo" / "metrics.jsonl")
     assert [row["step"] for row in rows if "reward" in row] == [1, 2]
     for name in ("group", "curves", "before_after"):
-        assert Image.open(folder / "figures" / f"04_{name}.png").width > 600
+        check_figure(folder, f"04_{name}", 600)
 
 
 def check_evaluation(metrics, folder):
@@ -187,19 +217,12 @@ def check_evaluation(metrics, folder):
     on_map = drawn_data((folder / "maps" / "05_error_map.html").read_text())
     rows = on_map["stages"][on_map["first"]]["rows"]
     assert len(rows) == 8 and sum("to" in row for row in rows) == answered
-    with chromium() as browser:
-        page, asked = browser.new_page(viewport={"width": 1200, "height": 800}), []
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto((folder / "maps" / "05_error_map.html").as_uri())
-        page.locator(".legend div").first.wait_for()
+    with opened(folder, "05_error_map") as page:
         assert sum(int(number) for number in legend(page).values()) == 8
-        assert [url for url in asked if url.startswith("http")] == []
         offered = page.locator(".leaflet-control-layers-base label").all_inner_texts()
         assert {text.strip() for text in offered} == {row["name"] for row in on_map["stages"]}
-        assert coloured(page.screenshot()) > 10_000
     for name in ("error_curve", "stages", "seen_and_new", "tools", "causes", "best", "median"):
-        assert Image.open(folder / "figures" / f"05_{name}.png").width > 900
-        assert coloured((folder / "figures" / f"05_{name}.png").read_bytes()) > 500, f"{name}: an empty figure"
+        check_figure(folder, f"05_{name}", 900)
 
 
 def check_ablations(metrics, folder):
@@ -218,7 +241,7 @@ def check_ablations(metrics, folder):
     }
     assert all(row["seeds"] == 1 for row in metrics["effects"].values())
     for name in ("tools", "effects"):
-        assert Image.open(folder / "figures" / f"06_{name}.png").width > 900
+        check_figure(folder, f"06_{name}", 900)
 
 
 CHECKS = {
