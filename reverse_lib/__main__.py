@@ -41,7 +41,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--profile", default="cpu", show_default=True, help="smoke, cpu, gpu or qwen3vl-4b.")
+@click.option("--profile", default="cpu", show_default=True, help="smoke, cpu, reference, gpu or qwen3vl-4b.")
 @click.option("--only", multiple=True, metavar="NN_NAME", help="Run just this notebook; may be repeated.")
 @click.option("--from", "start_from", metavar="NN_NAME", help="Run from this notebook on.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a number, e.g. grpo.steps=5.")

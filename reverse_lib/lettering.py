@@ -37,6 +37,14 @@ def loosen(box: Sequence[float], rng: np.random.Generator) -> list[int]:
     return [min(max(round(value), 0), 1000) for value in moved]
 
 
+def misspell(rng: np.random.Generator, name: str, letters: int = 1) -> str:
+    """The name with so many of its letters, or all it has, taken for others."""
+    for at in rng.permutation(len(name))[:letters]:
+        letter = LETTERS[int(rng.integers(len(LETTERS)))]
+        name = name[:at] + (letter.upper() if name[at].isupper() else letter) + name[at + 1 :]
+    return name
+
+
 def draw_crop(
     rng: np.random.Generator, names: Sequence[str], countries: Sequence[Country], backdrop: np.ndarray
 ) -> CropSample:

@@ -1,4 +1,4 @@
-"""Profiles: the numbers and names of each stage at four scales. Notebooks, command line and tests run the same code.
+"""Profiles: the numbers and names of each stage at five scales. Notebooks, command line and tests run the same code.
 
 profile = get_profile("cpu", **{"grpo.steps": 5, "world.seed": 3})
 profile.path("figures", "05_error_curve.png")       # outputs/cpu/figures/05_error_curve.png, folder made
@@ -45,6 +45,7 @@ class AnnotationConfig:
     photos: int = 2000
     max_km: float = 200.0  # kept at most this far from the truth
     direct_share: float = 0.15  # of what is saved: confident answers without a call
+    vain_share: float = 0.1  # of what is saved: right country, though no search found any evidence
     failing_share: float = 0.05  # of what is saved: sound answers although every search failed
 
 
@@ -52,8 +53,8 @@ class AnnotationConfig:
 class SftConfig:
     """Supervised fine-tuning: the direct stage or the multi-turn cold start."""
 
-    samples: int = 640
-    batch_size: int = 16
+    samples: int = 1280
+    batch_size: int = 32
     accumulate: int = 1  # batches a step
     learning_rate: float = 1e-3
     epochs: float = 1.0
@@ -116,7 +117,7 @@ class Profile:
     world: WorldConfig = field(default_factory=WorldConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     annotation: AnnotationConfig = field(default_factory=AnnotationConfig)
-    direct: SftConfig = field(default_factory=lambda: SftConfig(samples=1500, epochs=2.0, minutes=2))
+    direct: SftConfig = field(default_factory=lambda: SftConfig(samples=1500, batch_size=16, epochs=2.0, minutes=2))
     coldstart: SftConfig = field(default_factory=SftConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)
@@ -198,7 +199,8 @@ _QWEN = Profile(
     ),
     evaluation=EvaluationConfig(photos=2997, batch_size=16),
 )
-PROFILES = {profile.name: profile for profile in (_SMOKE, Profile("cpu"), _GPU, _QWEN)}
+_REFERENCE = Profile("reference", timeout_s=4 * 3600, ablation=AblationConfig(make=True))
+PROFILES = {profile.name: profile for profile in (_SMOKE, Profile("cpu"), _REFERENCE, _GPU, _QWEN)}
 
 
 def get_profile(name: str, /, **overrides: Any) -> Profile:

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reverse_lib.profiles import get_profile, known_keys
+from reverse_lib.provenance import note_run
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = "python3"  # jupyter starts it with the interpreter that runs this module
@@ -89,7 +90,9 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     finished = []
     for path in chosen:
-        finished.append(execute(path, folder / path.name, parameters[path], config.timeout_s, console))
+        done = execute(path, folder / path.name, parameters[path], config.timeout_s, console)
+        note_run(folder, config, overrides or {}, done.name, done.seconds)
+        finished.append(done)
     return finished
 
 

@@ -185,6 +185,41 @@ class Failing:
 
 
 @dataclass(frozen=True)
+class Withholding:
+    """A search service that knows nothing of the place: evidence is missing from its answers.
+
+    Attributes:
+        backend: What answers. Of an answer without labels nothing is left, since any of it may be evidence.
+    """
+
+    backend: SearchBackend
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether the backend looks at `crop`."""
+        return getattr(self.backend, "reads_pixels", True)
+
+    def image(self, photo_id: str, bbox_2d: Sequence[float], call: int = 0, crop=None) -> SearchAnswer | None:
+        """What the backend finds, without evidence; None if nothing is left."""
+        return _without_evidence(self.backend.image(photo_id, bbox_2d, call, crop))
+
+    def text(self, photo_id: str, query: str, call: int = 0) -> SearchAnswer | None:
+        """What the backend finds, without evidence; None if nothing is left."""
+        return _without_evidence(self.backend.text(photo_id, query, call))
+
+    def evidence(self, photo_id: str) -> list[str]:
+        """None: nothing that it shows is evidence."""
+        return []
+
+
+def _without_evidence(answer: SearchAnswer | None) -> SearchAnswer | None:
+    if answer is None or not answer.labelled:
+        return None
+    left = tuple(result for number, result in enumerate(answer.results, 1) if number not in answer.useful)
+    return SearchAnswer(left, frozenset(), answer.match) if left else None
+
+
+@dataclass(frozen=True)
 class BlockList:
     """Hosts whose pages must not reach the agent, because they may be the photo's own.
 

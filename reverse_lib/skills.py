@@ -17,7 +17,7 @@ import numpy as np
 
 from reverse_lib.environment import TINY, initial_messages, show_photo, show_zoom, with_photo
 from reverse_lib.geo import Answer
-from reverse_lib.lettering import LETTERS, CropSample, draw_crop, loosen
+from reverse_lib.lettering import CropSample, draw_crop, loosen, misspell
 from reverse_lib.teacher import WORDINGS, Row, judge, say
 from reverse_lib.trajectory import ToolCall, format_turn
 from reverse_lib.world import Country, World
@@ -215,7 +215,7 @@ class SkillDrills:
         """A list of results, a verdict on each, and what follows from them."""
         country, name = self._pick(self.countries), self._pick(self.names)
         by_look, misread = self.rng.random() < 0.3, self.rng.random() < self.misread
-        read = self._misread(name) if misread else name
+        read = misspell(self.rng, name) if misread else name
         rows = self._results(country, name, by_look)
         listed = "\n".join(f"[{row.number}] {row.title}: {row.position or filler(self.rng)}" for row in rows)
         verdicts = [judge(row, country.name, "" if by_look else name) for row in rows]
@@ -258,12 +258,6 @@ class SkillDrills:
             stated = kind != "blog" and rng.random() < 0.65
             rows.append((title, f"{at[0]:.2f}, {at[1]:.2f}" if stated else ""))
         return [Row(number, *row) for number, row in enumerate(rows, 1)]
-
-    def _misread(self, name: str) -> str:
-        """The name with one letter taken for another."""
-        at = int(self.rng.integers(len(name)))
-        letter = LETTERS[int(self.rng.integers(len(LETTERS)))]
-        return name[:at] + (letter.upper() if name[at].isupper() else letter) + name[at + 1 :]
 
     def _neighbour(self, name: str) -> str:
         """A name that begins alike."""

@@ -30,7 +30,7 @@ class Source:
         teacher: An agent, as `environment.rollout` takes it.
         judge: Labels what the teacher's reasoning leaves open; None where nobody can.
         search: Answers the teacher.
-        spare: Further photos, for trajectories whose searches fail.
+        spare: Further photos, for trajectories whose searches find nothing, or fail.
         in_words: Puts what the teacher thinks into words.
         told: What a user should know, such as what is sent to whom.
         own: Whether these are a user's photos.
@@ -89,7 +89,7 @@ def open_source(
     else:
         n = n or 2000
         listing = Listing(world.photos("train", n))
-        spare = world.photos("train", n + n // 5 + 8)[n:]
+        spare = world.photos("train", n + n // 2 + 8)[n:]
     agent, judge, words = ScriptedTeacher(world, seed=seed), ScriptedJudge(seed), in_words
     if teacher:
         from reverse_lib import agents

@@ -21,6 +21,7 @@ import numpy as np
 
 from reverse_lib.geo import Answer
 from reverse_lib.interface import NO_RESULTS
+from reverse_lib.lettering import misspell
 from reverse_lib.search import normalise_query
 from reverse_lib.trajectory import ToolCall, format_turn
 from reverse_lib.world import Country, Mark, World
@@ -85,11 +86,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Look:
-    """One call that the teacher means to make: about which region, and the name it knows by then ("" for none)."""
+    """One call that the teacher means to make: about which region, the name by which it judges what comes ("" for
+    none), and what a zoom lets it read."""
 
     call: ToolCall
     mark: Mark
     name: str = ""
+    reads: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ class ScriptedTeacher:
         sloppy_box: Share of boxes drawn too large.
         vague_query: Share of readings that it first searches without the name.
         bare_query: Share of readings that it first searches without the country.
+        misreads: Share of readings with one to three letters wrong, as small eyes see them. It searches for what it
+            read, and knows the right name when it sees it among results.
         gives_up: Share of photos where it answers after its first look, whatever it saw.
         wrong_verdict: Share of results with coordinates that it trusts, or does not trust, against its own flags.
         image_first: Share of regions with writing that it searches for by their look before it reads them.
@@ -135,6 +140,7 @@ class ScriptedTeacher:
     sloppy_box: float = 0.1
     vague_query: float = 0.06
     bare_query: float = 0.08
+    misreads: float = 0.15
     gives_up: float = 0.1
     wrong_verdict: float = 0.03
     image_first: float = 0.15
@@ -165,7 +171,7 @@ class ScriptedTeacher:
         if look.call.name == ZOOM:
             if not has_image:
                 return _fall_back(plan, say(words, "nothing"))
-            return self._go_on(plan, turn, say(words, "reads", n=look.mark.text), words, stop=stop)
+            return self._go_on(plan, turn, say(words, "reads", n=look.reads), words, stop=stop)
         verdicts = self._verdicts(plan, photo_id, turn, messages[-1], look)
         if extra:
             return _after_extra(plan, extra, text, verdicts, _best(earlier), words)
@@ -247,15 +253,17 @@ class ScriptedTeacher:
         image_first = rng.random() < self.image_first
         if not mark.text:
             return [by_look]
-        queries = [f"{mark.text} {country}", mark.text]
+        misread = rng.random() < self.misreads
+        read = misspell(rng, mark.text, int(rng.integers(1, 4))) if misread else mark.text
+        queries = [f"{read} {country}"]
         if rng.random() < self.bare_query:
-            queries.reverse()
+            queries.insert(0, read)
         if rng.random() < self.vague_query:
             queries.insert(0, f"{mark.kind} {country}")
         if not mark.informative and not other_tool:
             queries = queries[:1]
         searches = [Look(ToolCall(TEXT, {"query": query}), mark, mark.text) for query in queries[:_MAX_SEARCHES]]
-        by_words = [Look(ToolCall(ZOOM, {"bbox_2d": box}), mark), *searches]
+        by_words = [Look(ToolCall(ZOOM, {"bbox_2d": box}), mark, reads=read), *searches]
         if image_first:
             return [by_look, *by_words] if other_tool else [by_look]
         return [*by_words, Look(by_look.call, mark, mark.text)] if other_tool and mark.informative else by_words

@@ -6,6 +6,7 @@ run first, once a session, so that one test alone works too.
 
 import io
 import json
+from collections import Counter
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,7 +22,7 @@ from reverse_lib.environment import TINY
 from reverse_lib.policy import load_interface
 from reverse_lib.runner import NotebookError, run
 from reverse_lib.sft import read_rows
-from reverse_lib.trajectory import load_trajectories
+from reverse_lib.trajectory import SEARCH_TOOLS, load_trajectories
 from reverse_lib.world import World
 
 NEEDS = {
@@ -79,8 +80,9 @@ def check_annotation(metrics, folder):
     left = list(funnel.values())
     assert left == sorted(left, reverse=True) and 0.4 < metrics["kept_share"] == left[-1] / 24 < 1
     assert left[-1] == saved["search"] and 1 <= saved["direct"] <= saved["direct_candidates"]
-    assert saved["direct"] <= 0.15 * (saved["search"] + saved["direct"] + saved["failing"]) + 1
-    assert saved["failing"] == round(saved["search"] * 0.05 / 0.8) == 1
+    assert saved["direct"] <= 0.15 * sum(saved[kind] for kind in ("search", "direct", "vain", "failing")) + 1
+    assert saved["failing"] == round(saved["search"] * 0.05 / 0.7) == 1
+    assert 1 <= saved["vain"] <= round(saved["search"] * 0.1 / 0.7)
     assert metrics["difficulty"]["easy"] > metrics["difficulty"]["hard"] > 0 == metrics["difficulty"]["unknown"]
     for labels in metrics["labels"].values():
         assert list(labels) == ["mentioned", "used", "declared", "judge"]
@@ -96,7 +98,7 @@ def check_annotation(metrics, folder):
     check_world(metrics, folder)
     rows = load_trajectories(folder / "trajectories.jsonl")
     kinds = [row.extra["sample"] for row in rows]
-    assert {kind: kinds.count(kind) for kind in set(kinds)} == {k: saved[k] for k in ("search", "direct", "failing")}
+    assert Counter(kinds) == Counter({kind: saved[kind] for kind in ("search", "direct", "vain", "failing")})
     for row in rows:
         if row.extra["sample"] == "search":
             assert row.km <= 200 and row.steps[0].observation is not None
@@ -104,6 +106,12 @@ def check_annotation(metrics, folder):
         elif row.extra["sample"] == "failing":
             assert any(step.observation and step.observation.status == "service_error" for step in row.steps)
             assert row.answer.country == row.country
+        elif row.extra["sample"] == "vain":
+            assert any(step.observation and step.observation.tool in SEARCH_TOOLS for step in row.steps)
+            assert not any(
+                result["useful"] for step in row.steps if step.observation for result in step.observation.results
+            )
+            assert row.answer.country == row.country and not any(turn.useful for turn in row.turns())
         else:
             assert len(row.steps) == 1 and not row.regions and row.answer.country == row.country
 

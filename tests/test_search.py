@@ -10,6 +10,7 @@ from reverse_lib.search import (
     SearchBackend,
     SearchResult,
     ServiceError,
+    Withholding,
     filter_results,
     normalise_query,
     query_similarity,
@@ -163,3 +164,42 @@ def test_a_backend_is_recognised_by_its_methods():
     assert isinstance(Silent(), SearchBackend)
     assert not isinstance(object(), SearchBackend)
     assert issubclass(ServiceError, RuntimeError)
+
+
+class Found:
+    """Two pages, the second of them evidence; labelled or not."""
+
+    def __init__(self, labelled=True, results=2):
+        pages = (
+            SearchResult("Twin, Chile", "a", "", "1.00, 2.00", False),
+            SearchResult("Vigo, Spain", "b", "", "3.00, 4.00", True),
+        )
+        self.answer = SearchAnswer(pages[2 - results :], frozenset({results}), 0.9, labelled)
+
+    def image(self, photo_id, bbox_2d, call=0, crop=None):
+        return self.answer
+
+    def text(self, photo_id, query, call=0):
+        return None if query == "nothing" else self.answer
+
+    def evidence(self, photo_id):
+        return ["b"]
+
+
+def test_where_evidence_is_withheld_the_other_results_stay_and_nothing_is_labelled_useful():
+    search = Withholding(Found())
+    for answer in (search.text("p", "Vigo"), search.image("p", [0, 0, 10, 10])):
+        assert [result.title for result in answer.results] == ["Twin, Chile"]
+        assert answer.useful == frozenset() and answer.match == 0.9 and answer.labelled
+    assert search.evidence("p") == []
+
+
+def test_where_nothing_else_was_found_or_nobody_knows_what_is_evidence_a_withheld_search_misses():
+    assert Withholding(Found(results=1)).text("p", "Vigo") is None
+    assert Withholding(Found(labelled=False)).image("p", [0, 0, 10, 10]) is None
+    assert Withholding(Found()).text("p", "nothing") is None
+
+
+def test_withholding_looks_at_pixels_where_its_backend_does(world):
+    assert Withholding(world.live).reads_pixels is getattr(world.live, "reads_pixels", True)
+    assert Withholding(Found()).reads_pixels

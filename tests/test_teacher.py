@@ -188,13 +188,28 @@ def test_a_region_with_writing_is_read_or_searched_by_its_look_and_then_the_othe
 ):
     chosen = [photo for photo in photos if informative(photo) and informative(photo).text][:10]
     rates = {**FAULTLESS, "image_first": image_first, "other_tool": other_tool}
-    by_words, by_look = [ZOOM, TEXT, TEXT], [IMAGE]
+    by_words, by_look = [ZOOM, TEXT], [IMAGE]
     ways = [by_look, by_words] if image_first else [by_words, by_look]
     for trajectory in rollout(ScriptedTeacher(world, **rates), chosen, Searches()):
         made = [call.name for call in calls_of(trajectory)]
         assert made == (ways[0] + ways[1] if other_tool else ways[0])
         boxes = {str(call.arguments["bbox_2d"]) for call in calls_of(trajectory) if call.name != TEXT}
         assert len(boxes) == 1
+
+
+def test_a_misread_name_is_searched_for_as_read_and_the_right_one_is_known_among_results(world, photos):
+    chosen = [photo for photo in photos if informative(photo) and informative(photo).text]
+    teacher = ScriptedTeacher(world, **{**FAULTLESS, "misreads": 1.0, "other_tool": 1.0})
+    differing, found = [], 0
+    for photo, trajectory in zip(chosen, rollout(teacher, chosen, world.live), strict=True):
+        turns, name = trajectory.turns(), informative(photo).text
+        read = turns[1].think.removeprefix("It reads ").removesuffix(".")
+        assert len(read) == len(name) and calls_of(trajectory)[1].arguments["query"].startswith(f"{read} ")
+        differing.append(sum(a != b for a, b in zip(read, name, strict=True)))
+        right = [row for row in re.findall(r"\[\d\] [^\[\]~+]+\+\+\+", turns[-1].think) if name in row]
+        found += bool(right) and trajectory.km < 25 and trajectory.answer.city == name
+    assert max(differing) == 3 and 1.5 < sum(differing) / len(chosen) < 2.1
+    assert found > 0.4 * len(chosen)
 
 
 class OnlyNames(Searches):

@@ -47,6 +47,7 @@ SIGNS = {  # rate -> whether a trajectory on a photo with a readable region and 
     "gives_up": lambda t, p: len(t.steps) == 2,
     "vague_query": lambda t, p: t.steps[1].observation.arguments["query"].startswith(("sign ", "board ")),
     "bare_query": lambda t, p: t.steps[1].observation.arguments["query"] == p.place.name,
+    "misreads": lambda t, p: t.turns()[1].think != f"It reads {informative(p).text}.",
     "decoy_box": lambda t, p: re.search(one_of("see", k="(jersey|poster|restaurant|mural)"), t.turns()[0].think),
     "sloppy_box": lambda t, p: wide(t.steps[0].observation.arguments["bbox_2d"], informative(p).bbox_2d),
     "image_first": lambda t, p: calls_of(t)[0].name == IMAGE,
