@@ -41,7 +41,7 @@ class Variant:
         trained: False only evaluates the checkpoint that training starts from.
     """
 
-    credit: str = "turn"
+    credit: str = "segment"
     weights: Weights = field(default_factory=Weights)
     tools: tuple[str, ...] = TOOLS
     trained: bool = True
@@ -50,6 +50,7 @@ class Variant:
 VARIANTS: Mapping[str, Variant] = {
     START: Variant(trained=False),
     FULL: Variant(),
+    "turn credit": Variant(credit="turn"),
     "trajectory credit": Variant(credit="trajectory"),
     "no evidence reward": Variant(weights=Weights(trust=0.0)),
     "no IoU reward": Variant(weights=Weights(look=0.0)),

@@ -19,6 +19,13 @@ A rollout of the others that is over by turn k stands in with its last turn: wer
 would look good merely because others had answered before. With one turn each, A is GRPO's advantage times G / (G - 1);
 rollouts that all earn the same at their end get 0 at every turn.
 
+A turn after a search still says two things, which results to trust and what to do next, and pushing all its tokens by
+the answer teaches the list of trusted results little but noise: an answer can be right beside a wrong list. With
+credit "segment" the tokens of `<useful>...</useful>` are pushed by the labels alone, u(i, k), in deviations of the
+labels' rewards in the group, s':
+
+    A'(i, k) = (u(i, k) - mean of u(j, .) over the labelled turns of the others) / (s' + eps)
+
     advantages = turn_advantages([turn_rewards(breakdown, weights) for breakdown in group], group_size=len(group))
 """
 
@@ -29,7 +36,7 @@ import numpy as np
 from reverse_lib.rewards import PROCESS_RANGE, Breakdown, Weights
 
 EPSILON = 1e-4  # added to a standard deviation before dividing by it, as TRL does
-CREDITS = ("turn", "trajectory")
+CREDITS = ("segment", "turn", "trajectory")
 SCALES = ("group", "batch", "none")
 
 
@@ -111,6 +118,37 @@ def group_advantages(returns: Sequence[np.ndarray], divisor: float | None = None
     return [row[: len(one)] for row, one in zip((padded - others) / spread, returns, strict=True)]
 
 
+def label_rewards(breakdown: Breakdown, weights: Weights | None = None) -> np.ndarray:
+    """What each turn earned by its labels, (turns,); NaN for a turn that had none to give."""
+    rewards = np.full(len(breakdown.per_turn), np.nan)
+    for k in breakdown.judged_turns:
+        rewards[k] = (weights or Weights()).process * breakdown.per_turn[k]["trust"]
+    return rewards
+
+
+def label_advantages(rewards: Sequence[Sequence[float]], group_size: int) -> list[np.ndarray]:
+    """An advantage for the labels of each turn; see the module for the formula.
+
+    Args:
+        rewards: For each rollout what its turns earned by labels, NaN where there were none to give; the members of a
+            group follow each other.
+        group_size: Rollouts a group.
+
+    Returns:
+        For each rollout an array (turns,), NaN where there were none; 0 where nobody else gave any.
+    """
+    found = []
+    for start in range(0, len(rewards), group_size):
+        group = [np.asarray(one, float) for one in rewards[start : start + group_size]]
+        means = [one[np.isfinite(one)] for one in group]
+        every = np.concatenate(means)
+        divisor = (every.std(ddof=1) if len(every) > 1 else 0.0) + EPSILON
+        for i, own in enumerate(group):
+            others = np.concatenate([one for j, one in enumerate(means) if j != i])
+            found.append((own - others.mean()) / divisor if len(others) else own * 0.0)
+    return found
+
+
 def trajectory_advantages(totals: Sequence[float], group_size: int) -> np.ndarray:
     """GRPO's own: a rollout's reward, less its group's mean, in standard deviations of the group; (n,) -> (n,)."""
     grouped = np.array(totals, float).reshape(-1, group_size)  # (groups, G)
@@ -129,6 +167,24 @@ def assistant_turns(ids: Sequence[int], mask: Sequence[int]) -> list[list[int]]:
             turns[-1].append(token)
         before = written
     return turns
+
+
+def label_tokens(pieces: Sequence[str]) -> range:
+    """Where in a turn the labels stand, from `<useful>` to `</useful>` after the thinking.
+
+    Args:
+        pieces: The turn's tokens as texts, in which ASCII stands for itself, as in a byte-level vocabulary.
+
+    Returns:
+        Positions in `pieces`; empty where there is no complete tag.
+    """
+    text = "".join(pieces)
+    start = text.find("<useful>", max(text.find("</think>"), 0))
+    end = text.find("</useful>", start) + len("</useful>")
+    if start < 0 or end < len("</useful>"):
+        return range(0)
+    ends = np.cumsum([len(piece) for piece in pieces])  # (tokens,), of characters
+    return range(int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, end)) + 1)
 
 
 def spread(values: Sequence[float], written: Sequence[int], photo_id: str) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Agentic reinforcement learning: GRPO with process rewards, on TRL's `GRPOTrainer` and our environment.
 
 For a photo, G rollouts are sampled and scored by `rewards.score`; every token the model wrote is pushed by an
-advantage: that of its turn (`credit.turn_advantages`, the default), or that of its rollout, as in the paper. No KL
+advantage: that of its turn (`credit.turn_advantages`), that of its rollout, as in the paper, or, by default, that of its
+turn with the labels of search results apart (`credit.label_advantages`). No KL
 term, no entropy bonus, as in the paper. What differs from the public code, where only accuracy reaches the trainer:
 the reward that trains is the whole sum (0.6 accuracy + 0.1 format + 0.3 process), and each component is logged under
 its own name. What differs from plain TRL: turns are read by our strict grammar, on the very tokens that were
@@ -33,7 +34,17 @@ from trl.chat_template_utils import qwen3_template
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from reverse_lib.calls import NUDGE, UNREADABLE
-from reverse_lib.credit import CREDITS, SCALES, assistant_turns, spread, turn_advantages, turn_rewards
+from reverse_lib.credit import (
+    CREDITS,
+    SCALES,
+    assistant_turns,
+    label_advantages,
+    label_rewards,
+    label_tokens,
+    spread,
+    turn_advantages,
+    turn_rewards,
+)
 from reverse_lib.environment import Budgets, GeoEnvironment, Interface, initial_messages
 from reverse_lib.pace import PARTS, Stopwatch, rollout_metrics
 from reverse_lib.photos import Photo
@@ -149,24 +160,41 @@ class GeoGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
-        if self.settings.credit == "turn":
+        if self.settings.credit != "trajectory":
             with self.clock("own"):
                 output["advantages"] = self._advantages_by_token(output)
         return output
 
     def _advantages_by_token(self, output: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The advantage of the turn that each token of a completion is in, 0 outside of turns; (B, T)."""
+        """The advantage of the turn, or of the labels, that each token of a completion is in; 0 outside; (B, T)."""
         environments, settings = self.environments, self.settings
         rewards = gather_object([turn_rewards(e._breakdown, self.reward_parts).tolist() for e in environments])
         group = self.num_generations if self.model.training else self.num_generations_eval
         advantages = turn_advantages(rewards, group, settings.gamma, settings.scale)
         first = self.accelerator.process_index * len(environments)
         mask = output["completion_mask"] * output.get("tool_mask", 1)  # (B, T)
-        rows = [
-            spread(values, written, environment._finished.photo_id)
-            for values, written, environment in zip(advantages[first:], mask.tolist(), environments, strict=False)
-        ]
-        return torch.tensor(np.array(rows), dtype=torch.float32, device=mask.device)
+        mine = slice(first, first + len(environments))
+        rows = np.array(
+            [
+                spread(values, written, environment._finished.photo_id)
+                for values, written, environment in zip(advantages[mine], mask.tolist(), environments, strict=True)
+            ]
+        )  # (B, T)
+        if settings.credit == "segment":
+            paid = gather_object([label_rewards(e._breakdown, self.reward_parts).tolist() for e in environments])
+            for row, ids, written, values in zip(
+                rows, output["completion_ids"].tolist(), mask.tolist(), label_advantages(paid, group)[mine], strict=True
+            ):
+                self._pay_labels(row, ids, written, values)
+        return torch.tensor(rows, dtype=torch.float32, device=mask.device)
+
+    def _pay_labels(self, row: np.ndarray, ids: list[int], written: list[int], values: np.ndarray) -> None:
+        """Write the labels' own advantages over those of their turns, in place; (T,)."""
+        starts = np.flatnonzero(np.diff([0, *written]) == 1)
+        for start, turn, value in zip(starts, assistant_turns(ids, written), values, strict=True):
+            if np.isfinite(value):
+                labels = label_tokens(self._tokenizer.convert_ids_to_tokens(turn))
+                row[start + labels.start : start + labels.stop] = value
 
     def _compute_loss(self, model, inputs):
         # one photo a prompt, all photos of one size: nothing is padded on the left, and a CPU can take the short way

@@ -67,14 +67,14 @@ class SftConfig:
 class GrpoConfig:
     """Reinforcement learning."""
 
-    steps: int = 24
+    steps: int = 32
     prompts_per_step: int = 8
     group_size: int = 8  # rollouts of one photo
     learning_rate: float = 2e-4
     schedule: str = "linear"  # of the rate: "linear" falls to zero over the run, "constant" stays
     temperature: float = 0.8
     search: str = "record"  # what answers: "offline", the cache alone; "record", and what it misses the live service
-    credit: str = "turn"  # who is paid: "turn" (see `credit`) or "trajectory" (plain GRPO)
+    credit: str = "segment"  # who is paid: "segment" (turn, and labels apart), "turn" or "trajectory" (plain GRPO)
     gamma: float = 1.0  # discount a turn, of turn-level credit
     scale: str = "group"  # whose standard deviation advantages are divided by: "group", "batch" or "none"
     easy_share: float = 0.5  # of the photos drawn, first the easy ones alone, then all

@@ -53,8 +53,11 @@ CLAIMS = (
     Claim("the evidence reward improves accuracy", PAPER, "within_25km", "no evidence reward", FULL),
     Claim("after RL the agent searches more by text", PAPER, "calls_text", START, FULL),
     Claim("after RL the agent zooms less", PAPER, "calls_zoom", START, FULL, rises=False),
-    Claim("credit by turn beats credit by rollout (reward)", UNTESTED, "reward", "trajectory credit", FULL),
-    Claim("credit by turn beats credit by rollout (25 km)", UNTESTED, "within_25km", "trajectory credit", FULL),
+    Claim("credit by turn beats credit by rollout (reward)", UNTESTED, "reward", "trajectory credit", "turn credit"),
+    Claim(
+        "credit by turn beats credit by rollout (25 km)", UNTESTED, "within_25km", "trajectory credit", "turn credit"
+    ),
+    Claim("labels credited by themselves improve trust (MCC)", UNTESTED, "evidence_mcc", "turn credit", FULL),
     Claim("cached search costs accuracy against live search", UNTESTED, "within_25km", LIVE, CACHED, rises=False),
 )
 """Facts of the paper's tables and of its limits section (arXiv 2605.26861), and what it leaves open."""

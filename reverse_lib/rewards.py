@@ -59,6 +59,7 @@ class Breakdown:
     process: float  # the sum of the four, clipped to PROCESS_RANGE
     total: float  # NaN after a service error or without a truth: a rollout to drop
     per_turn: list[dict[str, float]] = field(default_factory=list)  # a dict a turn: look, query, trust, error
+    judged_turns: list[int] = field(default_factory=list)  # indices of the turns whose labels are paid, or punished
     box_iou: float = math.nan  # best of the rollout; 0 if it never looked, NaN if no region is annotated
     evidence_mcc: float = math.nan  # mean over the labelled searches that are paid; NaN if there were none
     service_error: bool = False
@@ -137,7 +138,7 @@ def score(trajectory: Trajectory, weights: Weights | None = None) -> Breakdown:
     seen = [step.observation for step in trajectory.steps]
     looks, best_iou = _looks(seen, trajectory.regions)
     queries = _queries(seen, trajectory.evidence)
-    trusts, mccs = _trusts(seen, turns)
+    trusts, mccs, judged = _trusts(seen, turns)
     per_turn = [
         {
             "look": weights.look * looks[i],
@@ -163,6 +164,7 @@ def score(trajectory: Trajectory, weights: Weights | None = None) -> Breakdown:
         process=process,
         total=math.nan if service_error else total,
         per_turn=per_turn,
+        judged_turns=judged,
         box_iou=best_iou,
         evidence_mcc=math.fsum(mccs) / len(mccs) if mccs else math.nan,
         service_error=service_error,
@@ -196,13 +198,13 @@ def _queries(seen: Sequence[Observation | None], evidence: Iterable[str]) -> lis
     return shares
 
 
-def _trusts(seen: Sequence[Observation | None], turns: Sequence[Turn]) -> tuple[list[float], list[float]]:
-    """Returns the MCC at the turn whose labels judge a search that pays, 0 at every other turn, and the list of MCCs.
+def _trusts(seen: Sequence[Observation | None], turns: Sequence[Turn]) -> tuple[list[float], list[float], list[int]]:
+    """Returns the MCC at the turn whose labels judge a search that pays, 0 at every other turn; the MCCs; those turns.
 
     A search pays when its results are labelled, it shows one that no earlier search showed, and it repeats no call.
     When no turn follows, its labels are missing like any others: MCC 0.
     """
-    per_turn, paid = [0.0] * len(seen), []
+    per_turn, paid, judged = [0.0] * len(seen), [], []
     shown: set[tuple[str, ...]] = set()
     for i, observation in enumerate(seen):
         if observation is None or observation.tool not in SEARCH_TOOLS or observation.status != "ok":
@@ -215,7 +217,8 @@ def _trusts(seen: Sequence[Observation | None], turns: Sequence[Turn]) -> tuple[
             paid.append(evidence_mcc(labels, observation.useful, len(observation.results)))
             if i + 1 < len(turns):
                 per_turn[i + 1] = paid[-1]
-    return per_turn, paid
+                judged.append(i + 1)
+    return per_turn, paid, judged
 
 
 def _format(trajectory: Trajectory, turns: Sequence[Turn]) -> float:

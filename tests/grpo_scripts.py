@@ -30,7 +30,7 @@ def scripted_trainer(folder, scripts=SCRIPTS, weights=None, lora_rank=0, photo=N
         model = policy.with_lora(model, lora_rank)
     config = dict(
         steps=1, prompts_per_step=1, group_size=len(scripts), learning_rate=1e-3, temperature=1.0, save_steps=0
-    )
+    ) | {"credit": "turn"}
     config = GrpoConfig(**config | dict(max_completion_tokens=600) | settings)
     photo = photo or drawn_photo()
     trainer = grpo.make_trainer(model, processor, [photo], KnownSearch(), TINY, config, folder, weights=weights)

@@ -41,6 +41,7 @@ def test_the_list_covers_credit_each_process_reward_and_each_tool():
     assert {v.tools for v in VARIANTS.values()} == {TOOLS, (), *((tool,) for tool in TOOLS)}
     off = [name for v in VARIANTS.values() for name in ("trust", "look", "query") if getattr(v.weights, name) == 0]
     assert sorted(off) == ["look", "query", "trust"] and VARIANTS["trajectory credit"].credit == "trajectory"
+    assert VARIANTS["turn credit"].credit == "turn"
 
 
 def test_every_variant_is_trained_with_every_seed_as_it_says(start, tmp_path, monkeypatch):
@@ -53,7 +54,7 @@ def test_every_variant_is_trained_with_every_seed_as_it_says(start, tmp_path, mo
     monkeypatch.setattr(grpo, "train", train)
     names = (START, FULL, "trajectory credit", "no evidence reward", "no tools")
     results = run(start, tmp_path / "runs", {name: VARIANTS[name] for name in names})
-    expected = [("turn", TOOLS, 0.3), ("trajectory", TOOLS, 0.3), ("turn", TOOLS, 0.0), ("turn", (), 0.3)]
+    expected = [("segment", TOOLS, 0.3), ("trajectory", TOOLS, 0.3), ("segment", TOOLS, 0.0), ("segment", (), 0.3)]
     assert trained == [(credit, seed, tools, trust) for credit, tools, trust in expected for seed in (0, 1)]
     assert results.groupby(["variant", "seed"]).size().tolist() == [3] * 10
     assert list(results["photo_id"][:3]) == ["test-0", "test-1", "test-2"]

@@ -6,6 +6,9 @@ import pytest
 from reverse_lib.credit import (
     EPSILON,
     assistant_turns,
+    label_advantages,
+    label_rewards,
+    label_tokens,
     returns_to_go,
     spread,
     trajectory_advantages,
@@ -147,3 +150,51 @@ def test_every_token_of_a_turn_gets_its_value():
 def test_turns_that_are_not_those_of_the_log_stop_with_the_photos_name():
     with pytest.raises(RuntimeError, match="photo-7: the log has 1 turns, the tokens 2"):
         spread([1.0], [1, 0, 1], "photo-7")
+
+
+def judged(per_turn, turns):
+    breakdown = broken_down(per_turn)
+    breakdown.judged_turns = turns
+    return breakdown
+
+
+def test_labels_are_paid_at_the_turns_that_gave_them_and_a_wrong_list_is_no_missing_one():
+    per_turn = [{"trust": 0.0}, {"trust": 0.3}, {"trust": 0.0}, {"trust": 0.0}]
+    np.testing.assert_allclose(label_rewards(judged(per_turn, [1, 2])), [np.nan, 0.09, 0.0, np.nan])
+    np.testing.assert_allclose(label_rewards(judged(per_turn, [1]), Weights(process=0.5))[1], 0.15)
+
+
+def test_labels_compete_with_the_labels_of_the_other_rollouts_alone():
+    nan = np.nan
+    rewards = [[nan, 0.09], [nan, 0.03, 0.09], [nan], [nan, 0.0, nan]]
+    found = label_advantages(rewards, 4)
+    deviation = np.std([0.09, 0.03, 0.09, 0.0], ddof=1) + EPSILON
+    others = np.mean([0.03, 0.09, 0.0])
+    np.testing.assert_allclose(found[0], [nan, (0.09 - others) / deviation])
+    np.testing.assert_allclose(found[1][1:], (np.array([0.03, 0.09]) - np.mean([0.09, 0.0])) / deviation)
+    np.testing.assert_allclose(found[3], [nan, (0.0 - np.mean([0.09, 0.03, 0.09])) / deviation, nan])
+    assert np.isnan(found[2]).all() and len(found) == 4
+    alone = label_advantages([[nan, 0.09], [nan]], 2)
+    np.testing.assert_allclose(alone[0], [nan, 0.0])
+    same = label_advantages([[0.09], [0.09]] * 2, 2)
+    np.testing.assert_allclose(np.concatenate(same), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "labels"),
+    [
+        (["<think>", "a", "</think>", "<useful>", "[1, ", "3]", "</useful>", "<answer>"], "<useful>[1, 3]</useful>"),
+        (["<thi", "nk><useful>[9]</useful></think><us", "eful>[2", "]</useful><ans"], "</think><useful>"),
+        (["<think>", "a", "</think>", "<answer>"], ""),
+        (["<think>", "</think>", "<useful>", "[1"], ""),
+        (["</useful>", "<useful>", "[1"], ""),
+        ([], ""),
+    ],
+)
+def test_the_labels_of_a_turn_are_found_among_its_tokens(pieces, labels):
+    found = label_tokens(pieces)
+    text = "".join(pieces[i] for i in found)
+    if labels == "</think><useful>":  # tags that share tokens with their neighbours
+        assert list(found) == [1, 2, 3]
+    else:
+        assert text == labels

@@ -14,7 +14,7 @@ from models import BROKEN, EVIDENCE, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, dr
 
 from reverse_lib import grpo
 from reverse_lib.calls import UNREADABLE
-from reverse_lib.credit import trajectory_advantages, turn_advantages, turn_rewards
+from reverse_lib.credit import label_advantages, label_rewards, trajectory_advantages, turn_advantages, turn_rewards
 from reverse_lib.environment import TINY
 from reverse_lib.geo import accuracy_reward, haversine_km
 from reverse_lib.pace import PARTS, speed
@@ -116,6 +116,27 @@ def test_each_token_has_the_advantage_of_its_turn(trainer):
         torch.testing.assert_close(output["advantages"][row][mask[row]], wanted)
     zoom, search, answer = expected[0]
     assert zoom > answer > 0 and search > 0 > expected[3].max()
+
+
+def test_with_segment_credit_the_labels_are_pushed_by_themselves_and_all_else_by_its_turn(tmp_path):
+    scripts = ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, DOUBT], [SEARCH, RIGHT])  # RIGHT and DOUBT label otherwise
+    trainer, usual = scripted_trainer(tmp_path, scripts, credit="segment"), scripted_trainer(tmp_path / "turn", scripts)
+    trainer.train()
+    usual.train()
+    output, tokenizer = trainer.recorded[0], trainer._tokenizer
+    found, by_turn = output["advantages"], usual.recorded[0]["advantages"]
+    paid = [label_rewards(environment._breakdown) for environment in trainer.environments]
+    expected = [values[np.isfinite(values)] for values in label_advantages(paid, 4)]
+    assert [len(values) for values in expected] == [1, 0, 1, 1]
+    for row, values in enumerate(expected):
+        changed = (found[row] != by_turn[row]).nonzero()[:, 0]
+        text = tokenizer.decode(output["completion_ids"][row][changed].tolist())
+        if len(values):
+            assert text.startswith("<useful>") and text.endswith("</useful>") and text.count("<") == 2
+            torch.testing.assert_close(found[row][changed], torch.full((len(changed),), values[0], dtype=torch.float32))
+        else:
+            assert text == ""
+    assert expected[0] == pytest.approx(expected[3]) and expected[0] > 0 > expected[2]
 
 
 def test_with_trajectory_credit_all_turns_of_a_rollout_share_trls_advantage(tmp_path):
@@ -349,7 +370,7 @@ def test_where_the_time_went_is_shares_of_the_steps_after_the_first():
     ("settings", "levels", "message"),
     [
         ({}, None, "1 photos for steps of 8"),
-        ({"prompts_per_step": 1, "credit": "token"}, None, "grpo.credit='token': choose one of turn, trajectory"),
+        ({"prompts_per_step": 1, "credit": "token"}, None, "grpo.credit='token': choose one of segment, turn"),
         ({"prompts_per_step": 1, "scale": "all"}, None, "grpo.scale='all': choose one of group, batch, none"),
         ({"prompts_per_step": 1}, ["easy", "hard"], "2 levels for 1 photos"),
     ],

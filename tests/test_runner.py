@@ -213,7 +213,7 @@ def test_a_profile_can_be_changed_by_dotted_names_and_the_original_stays():
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("tiny", {}, "profile 'tiny' is unknown; choose one of smoke, cpu, gpu, qwen3vl-4b"),
+        ("tiny", {}, "profile 'tiny' is unknown; choose one of smoke, cpu, reference, gpu, qwen3vl-4b"),
         ("cpu", {"grpo.speed": 1}, "unknown setting 'grpo.speed'; known: seed, outputs"),
         ("cpu", {"grpo": 1}, "unknown setting 'grpo'"),
         ("cpu", {"grpo.steps": 1.5}, "grpo.steps=1.5: expected int, got float"),
