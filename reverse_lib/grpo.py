@@ -4,10 +4,10 @@ For a photo, G rollouts are sampled and scored by `rewards.score`, and every tok
 advantage: its turn's, with the labels of search results apart (`credit.label_advantages`, the default), its turn's
 (`credit.turn_advantages`), or its rollout's, as in the paper. No KL term, no entropy bonus, as in the paper. What
 differs from the public code, where only accuracy reaches the trainer: the reward that trains is the whole sum (0.6
-accuracy + 0.1 format + 0.3 process), and each component is logged under its own name. What differs from plain TRL: turns
-are read by our strict grammar, on the very tokens that were generated; a turn that can't be read is answered and
-counted; image tokens without features stop the run, where TRL would go on without pictures; the order of photos follows
-a curriculum; and a run that was killed goes on from its last checkpoint as if nothing had happened.
+accuracy + 0.1 format + 0.3 process), and each component is logged under its own name. What differs from plain TRL:
+turns are read by our strict grammar, on the very tokens that were generated; a turn that can't be read is answered and
+counted; image tokens without features stop the run, where TRL would go on without pictures; the order of photos
+follows a curriculum; and a run that was killed goes on from its last checkpoint as if nothing had happened.
 
 Run it in notebook 04_grpo, or: `train(model, processor, photos, search, interface, config, folder)`.
 """
