@@ -10,13 +10,14 @@ from collections import Counter
 from contextlib import contextmanager
 
 import numpy as np
+import pandas as pd
 import pytest
 from browsing import chromium, legend
 from map_pages import drawn_data
 from PIL import Image
 from rich.console import Console
 
-from reverse_lib import failures
+from reverse_lib import ablations, failures, replication
 from reverse_lib.cache import SearchCache
 from reverse_lib.environment import TINY
 from reverse_lib.policy import load_interface
@@ -248,6 +249,20 @@ def check_ablations(metrics, folder):
         for metric in ("within_25km", "evidence_mcc", "box_iou", "query_hit", "reward")
     }
     assert all(row["seeds"] == 1 for row in metrics["effects"].values())
+    claims = metrics["claims"]
+    assert [row["metric"] for row in claims.values()] == [
+        "within_25km",
+        "within_25km",
+        "calls_text",
+        "calls_zoom",
+        "within_25km",
+    ]
+    for row in claims.values():
+        assert row["n"] == 4 and row["low"] <= row["value"] <= row["high"]
+        assert row["verdict"] == replication.UNDECIDED  # four photos show nothing
+    kept = pd.read_parquet(folder / "ablations.parquet")
+    assert set(kept["variant"]) - set(ablations.VARIANTS) == {replication.DIRECT, replication.LIVE, replication.CACHED}
+    assert (folder / "replication.md").read_text() == replication.markdown(replication.replicate(kept, samples=200))
     check_figure(folder, "06_tools", 900)
     assert Image.open(folder / "figures" / "06_effects.png").width > 900  # grey, where nothing is shown
 
