@@ -261,7 +261,7 @@ def test_a_folder_of_own_photos_is_evaluated_and_bad_rows_are_named(cli, photo, 
 
 def test_run_refuses_an_unknown_profile_and_setting_without_a_traceback():
     result = CliRunner().invoke(main, ["run", "--profile", "huge"])
-    assert result.exit_code == 2 and "choose one of smoke, cpu, gpu" in result.stderr
+    assert result.exit_code == 2 and "choose one of smoke, cpu, reference, gpu" in result.stderr
     result = CliRunner().invoke(main, ["run", "--set", "grpo.steps"])
     assert result.exit_code == 2 and "write NAME=VALUE, for example grpo.steps=5" in result.stderr
 
