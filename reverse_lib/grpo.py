@@ -423,6 +423,7 @@ def train(model, processor, photos, search, interface, config: GrpoConfig, folde
     described |= {"seed": seed, "config": config, "photos": [photo.photo_id for photo in photos]}
     with known_warnings_silenced(), pictures_remembered(model):
         trainer.train(resume_from_checkpoint=_interrupted(Path(folder), described))
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it would go on computing in bfloat16
     del tokenizer.parse_response
     tokenizer.response_template = template  # TRL's would be saved with the checkpoint
     if trainer.accelerator.is_main_process:

@@ -311,4 +311,5 @@ def train(
         trainer.remove_callback(PrinterCallback)
         with right_padded(model):
             trainer.train(resume_from_checkpoint=resume)
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it would go on computing in bfloat16
     return history.rows

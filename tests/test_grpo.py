@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from grpo_scripts import SCRIPTS, Gradients, flat, rows_of, script, scripted_trainer, train_agent
+from grpo_scripts import AGENT, SCRIPTS, Gradients, flat, rows_of, script, scripted_trainer, train_agent
 from models import BROKEN, EVIDENCE, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, drawn_photo, untrained
 
-from reverse_lib import grpo
+from reverse_lib import grpo, policy
 from reverse_lib.calls import UNREADABLE
 from reverse_lib.credit import label_advantages, label_rewards, trajectory_advantages, turn_advantages, turn_rewards
 from reverse_lib.environment import TINY
@@ -340,6 +340,11 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path):
     assert len({row["num_tokens"] for row in facts(whole)}) == 3 and any(row.get("grad_norm") for row in whole)
     for (name, value), (_, expected) in zip(model.state_dict().items(), other.state_dict().items(), strict=True):
         assert torch.equal(value, expected), name
+    fresh = policy.load_model(AGENT)
+    fresh.load_state_dict(model.state_dict())
+    ids = torch.arange(20, 40)[None]
+    with torch.no_grad():  # in float32 again, not in the bfloat16 of training
+        assert torch.equal(model.eval()(input_ids=ids).logits, fresh.eval()(input_ids=ids).logits)
     assert not list((tmp_path / "killed").glob("checkpoint-*"))
 
 

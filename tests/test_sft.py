@@ -115,6 +115,11 @@ def test_training_steps_lower_the_loss_and_move_the_weights(made, tmp_path):
         for name, value in model.named_parameters()
         if "embed_tokens" in name or "qkv" in name
     )
+    fresh, _ = untrained(2)
+    fresh.load_state_dict(model.state_dict())
+    ids = torch.arange(20, 40)[None]
+    with torch.no_grad():  # in float32 again, not in the bfloat16 of training
+        assert torch.equal(model.eval()(input_ids=ids).logits, fresh.eval()(input_ids=ids).logits)
 
 
 def test_gradient_accumulation_gives_the_step_of_the_whole_batch(made, tmp_path):
