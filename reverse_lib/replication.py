@@ -17,6 +17,7 @@ from reverse_lib.ablations import FULL, START, VARIANTS
 from reverse_lib.metrics import compare
 
 DIRECT, LIVE, CACHED = "direct SFT", "live search", "cached search"
+ASKED_ONCE = (DIRECT, LIVE, CACHED)  # no variants of training; notebook 06 lets these answer
 PAPER, UNTESTED = "paper", "not tested before"
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided at this size"
 
