@@ -192,7 +192,8 @@ class GeoGRPOTrainer(GRPOTrainer):
         starts = np.flatnonzero(np.diff([0, *written]) == 1)
         for start, turn, value in zip(starts, assistant_turns(ids, written), values, strict=True):
             if np.isfinite(value):
-                labels = label_tokens(self._tokenizer.convert_ids_to_tokens(turn))
+                pieces = self._tokenizer.convert_ids_to_tokens(turn)  # None for a number that no token has
+                labels = label_tokens([piece or "" for piece in pieces])
                 row[start + labels.start : start + labels.stop] = value
 
     def _compute_loss(self, model, inputs):

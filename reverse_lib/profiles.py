@@ -114,6 +114,7 @@ class Profile:
     seed: int = 0  # of training and sampling; the world has its own
     outputs: str = ""  # folder; empty means outputs/<name>
     timeout_s: int = 1200  # of one notebook
+    slim: bool = False  # whether executed notebooks are made small enough for git
     world: WorldConfig = field(default_factory=WorldConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     annotation: AnnotationConfig = field(default_factory=AnnotationConfig)
@@ -199,7 +200,7 @@ _QWEN = Profile(
     ),
     evaluation=EvaluationConfig(photos=2997, batch_size=16),
 )
-_REFERENCE = Profile("reference", timeout_s=4 * 3600, ablation=AblationConfig(make=True))
+_REFERENCE = Profile("reference", timeout_s=4 * 3600, slim=True, ablation=AblationConfig(make=True))
 PROFILES = {profile.name: profile for profile in (_SMOKE, Profile("cpu"), _REFERENCE, _GPU, _QWEN)}
 
 

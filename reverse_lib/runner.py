@@ -91,6 +91,10 @@ def run(
     finished = []
     for path in chosen:
         done = execute(path, folder / path.name, parameters[path], config.timeout_s, console)
+        if config.slim:
+            from reverse_lib.slim import slim
+
+            slim(done.path)
         note_run(folder, config, overrides or {}, done.name, done.seconds)
         finished.append(done)
     return finished
