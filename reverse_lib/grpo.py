@@ -17,7 +17,7 @@ import json
 import math
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -30,8 +30,8 @@ from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
-from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
+from reverse_lib.batches import by_length
 from reverse_lib.calls import NUDGE, UNREADABLE
 from reverse_lib.credit import (
     CREDITS,
@@ -56,8 +56,6 @@ from reverse_lib.trajectory import TOOLS, curriculum_order, parse_turn
 COMPONENTS = ("accuracy", "format", "look", "query", "trust", "errors")
 METRICS_FILE, SETTINGS_FILE = "metrics.jsonl", "settings.json"
 PICTURES = 512  # photos and zooms to keep drawn
-_BY_TOKEN = {"completion_ids", "completion_mask", "tool_mask", "advantages", "old_per_token_logps"}
-_BY_TOKEN |= {"ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio"}  # (B, completion)
 CHUNKS = 4  # parts of a batch, by length, that the loss is computed in on a CPU
 
 
@@ -202,32 +200,6 @@ class GeoGRPOTrainer(GRPOTrainer):
         loss_of = super()._compute_loss
         with right_padded(model) if inputs["prompt_mask"].all() else nullcontext():
             return sum(loss_of(model, part) for part in by_length(inputs, CHUNKS if alone else 1))
-
-
-def by_length(inputs: Mapping, chunks: int) -> Iterator[dict]:
-    """Parts of a batch whose rollouts are about equally long, each cut to its longest: less padding to compute.
-
-    The losses of the parts sum to that of the batch, because TRL divides by the tokens of the whole batch.
-    """
-    prompt = inputs["prompt_ids"].shape[1]
-    lengths = inputs["completion_mask"].sum(1)  # (B,)
-    whole = split_pixel_values_by_grid(dict(inputs))
-    for rows in lengths.argsort(stable=True).tensor_split(chunks):
-        if len(rows):
-            longest = int(lengths[rows].max())
-            part = {key: _rows(value, rows.tolist()) for key, value in whole.items()}
-            for key, value in part.items():
-                if key.endswith("token_type_ids"):
-                    part[key] = value[:, : prompt + longest]
-                elif key in _BY_TOKEN and value.dim() == 2:
-                    part[key] = value[:, :longest]
-            yield unsplit_pixel_values_by_grid(part)
-
-
-def _rows(value, rows: list[int]):
-    if isinstance(value, torch.Tensor) and value.dim():
-        return value[rows]
-    return [value[i] for i in rows] if isinstance(value, list) else value
 
 
 def reward_functions(weights: Weights) -> tuple[list[Callable], list[float]]:

@@ -139,6 +139,15 @@ def test_with_segment_credit_the_labels_are_pushed_by_themselves_and_all_else_by
     assert expected[0] == pytest.approx(expected[3]) and expected[0] > 0 > expected[2]
 
 
+def test_a_number_that_no_token_has_ends_no_run(tmp_path):
+    trainer = scripted_trainer(tmp_path, credit="segment")
+    row = np.zeros(3)
+    trainer._pay_labels(
+        row, [5, 100_000, 6], [1, 1, 1], np.array([0.5])
+    )  # the model's head is wider than its vocabulary
+    assert not row.any()
+
+
 def test_with_trajectory_credit_all_turns_of_a_rollout_share_trls_advantage(tmp_path):
     trainer = scripted_trainer(tmp_path, credit="trajectory")
     trainer.train()
