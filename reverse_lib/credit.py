@@ -22,7 +22,8 @@ rollouts that all earn the same at their end get 0 at every turn.
 A turn after a search still says two things, which results to trust and what to do next, and pushing all its tokens by
 the answer teaches the list of trusted results little but noise: an answer can be right beside a wrong list. With
 credit "segment" the tokens of `<useful>...</useful>` are pushed by the labels alone, u(i, k), in deviations of the
-labels' rewards in the group, s':
+labels' rewards in the group, s', and the thinking before them, which judges the results and prepares both, by the sum
+of the turn's advantage and the labels':
 
     A'(i, k) = (u(i, k) - mean of u(j, .) over the labelled turns of the others) / (s' + eps)
 

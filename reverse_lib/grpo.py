@@ -47,7 +47,7 @@ from reverse_lib.credit import (
 from reverse_lib.environment import Budgets, GeoEnvironment, Interface, initial_messages
 from reverse_lib.pace import PARTS, Stopwatch, rollout_metrics
 from reverse_lib.photos import Photo
-from reverse_lib.policy import decode_turn, known_warnings_silenced, pictures_remembered, right_padded
+from reverse_lib.policy import decode_turn, known_warnings_silenced, pictures_remembered, right_padded, unwritten
 from reverse_lib.profiles import GrpoConfig
 from reverse_lib.rewards import Weights, score
 from reverse_lib.sft import History
@@ -186,12 +186,13 @@ class GeoGRPOTrainer(GRPOTrainer):
         return torch.tensor(rows, dtype=torch.float32, device=mask.device)
 
     def _pay_labels(self, row: np.ndarray, ids: list[int], written: list[int], values: np.ndarray) -> None:
-        """Write the labels' own advantages over those of their turns, in place; (T,)."""
+        """Write the labels' own advantages over their turns', and add them to the thinking before, in place; (T,)."""
         starts = np.flatnonzero(np.diff([0, *written]) == 1)
         for start, turn, value in zip(starts, assistant_turns(ids, written), values, strict=True):
             if np.isfinite(value):
                 pieces = self._tokenizer.convert_ids_to_tokens(turn)  # None for a number that no token has
                 labels = label_tokens([piece or "" for piece in pieces])
+                row[start : start + labels.start] += value
                 row[start + labels.start : start + labels.stop] = value
 
     def _compute_loss(self, model, inputs):
@@ -352,6 +353,7 @@ def make_trainer(
     with known_warnings_silenced():
         arguments = grpo_arguments(config, folder, seed, next(model.parameters()).device.type)
         arguments.reward_weights = function_weights
+        arguments.generation_kwargs["suppress_tokens"] = unwritten(processor)
         arguments.max_tool_calling_iterations = budgets.turns - 1
         trainer = GeoGRPOTrainer(
             model=model,

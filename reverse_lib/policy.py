@@ -331,9 +331,8 @@ class Agent:
         self.model.eval()
         inputs = encode(self.processor, conversations, self.tools).to(self.model.device)
         sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
-        # a picture's placeholder that the model wrote itself would have no picture when the turn is read again
-        unwritten = [self.processor.image_token_id, self.processor.video_token_id]
-        ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, suppress_tokens=unwritten, **sampling)
+        never = unwritten(self.processor)
+        ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, suppress_tokens=never, **sampling)
         self.model.train(was_training)
         written = ids[:, inputs["input_ids"].shape[1] :]  # (B, T)
         return [decode_turn(self.processor.tokenizer, row.tolist()) for row in written]
@@ -353,6 +352,11 @@ def encode(processor, conversations: Sequence[list[dict]], tools: Sequence[str] 
         return_dict=True,
         processor_kwargs={"return_tensors": "pt", "padding": True, "padding_side": "left"},
     )
+
+
+def unwritten(processor) -> list[int]:
+    """Tokens that a model must never write: a picture's placeholder without a picture can't be read again."""
+    return [processor.image_token_id, processor.video_token_id]
 
 
 def decode_turn(tokenizer, ids: list[int]) -> str:

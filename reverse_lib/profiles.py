@@ -53,7 +53,7 @@ class AnnotationConfig:
 class SftConfig:
     """Supervised fine-tuning: the direct stage or the multi-turn cold start."""
 
-    samples: int = 1280
+    samples: int = 1120
     batch_size: int = 32
     accumulate: int = 1  # batches a step
     learning_rate: float = 1e-3

@@ -14,7 +14,7 @@ match, name match and verdict (`+` or `~`). `in_words` writes them out for peopl
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -123,6 +123,7 @@ class ScriptedTeacher:
             read, and knows the right name when it sees it among results.
         gives_up: Share of photos where it answers after its first look, whatever it saw.
         wrong_verdict: Share of results with coordinates that it trusts, or does not trust, against its own flags.
+        hasty: Share of lists of which it trusts no more than the first result that it can use.
         image_first: Share of regions with writing that it searches for by their look before it reads them.
         other_tool: Share of photos where it tries the other way when the first brought nothing: looks for a sign's
             picture after its words or the reverse, or searches for a place that a picture's pages only name.
@@ -143,6 +144,7 @@ class ScriptedTeacher:
     misreads: float = 0.15
     gives_up: float = 0.1
     wrong_verdict: float = 0.03
+    hasty: float = 0.5
     image_first: float = 0.15
     other_tool: float = 0.5
     double_checks: float = 0.1
@@ -195,7 +197,9 @@ class ScriptedTeacher:
         name = (look or plan.looks[turn - 1]).name
         rng = stream("teacher verdicts", self.seed, photo_id, turn)
         rows = read_results(_observed(message)[0])
-        return [judge(row, plan.guess.name, name, rng.random() < self.wrong_verdict) for row in rows]
+        verdicts = [judge(row, plan.guess.name, name, rng.random() < self.wrong_verdict) for row in rows]
+        hasty = stream("teacher haste", self.seed, photo_id, turn).random() < self.hasty
+        return _only_first(verdicts) if hasty else verdicts
 
     def _extra(self, plan: Plan, photo_id: str, turn: int, verdicts: Sequence[Verdict]) -> Look | None:
         """A call that results suggest: it checks what they say, or asks about a place they name without a position."""
@@ -354,6 +358,12 @@ def _answer(plan: Plan, best: Verdict, name: str) -> Answer:
     """What a trusted result says: its country and position, and the name that was read or else the result's first."""
     city = name if best.name and name else next(iter(best.row.names), name or plan.guess.city)
     return Answer(best.row.country, city, *map(float, best.row.position.split(", ")))
+
+
+def _only_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The same verdicts, but nothing is trusted after the first result that is."""
+    first = _best(verdicts)
+    return [verdict if verdict is first else replace(verdict, trusted=False) for verdict in verdicts]
 
 
 def _best(verdicts: Sequence[Verdict]) -> Verdict | None:

@@ -118,7 +118,7 @@ def test_each_token_has_the_advantage_of_its_turn(trainer):
     assert zoom > answer > 0 and search > 0 > expected[3].max()
 
 
-def test_with_segment_credit_the_labels_are_pushed_by_themselves_and_all_else_by_its_turn(tmp_path):
+def test_with_segment_credit_the_labels_push_themselves_and_the_thought_before_them_and_turns_all_else(tmp_path):
     scripts = ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, DOUBT], [SEARCH, RIGHT])  # RIGHT and DOUBT label otherwise
     trainer, usual = scripted_trainer(tmp_path, scripts, credit="segment"), scripted_trainer(tmp_path / "turn", scripts)
     trainer.train()
@@ -132,8 +132,12 @@ def test_with_segment_credit_the_labels_are_pushed_by_themselves_and_all_else_by
         changed = (found[row] != by_turn[row]).nonzero()[:, 0]
         text = tokenizer.decode(output["completion_ids"][row][changed].tolist())
         if len(values):
-            assert text.startswith("<useful>") and text.endswith("</useful>") and text.count("<") == 2
-            torch.testing.assert_close(found[row][changed], torch.full((len(changed),), values[0], dtype=torch.float32))
+            think, labels = text.split("<useful>")
+            assert think.startswith("<think>") and think.endswith("</think>") and labels.endswith("</useful>")
+            before = len(tokenizer(think)["input_ids"])
+            wanted = torch.full((len(changed),), values[0], dtype=torch.float32)
+            wanted[:before] += by_turn[row][changed[:before]]
+            torch.testing.assert_close(found[row][changed], wanted)
         else:
             assert text == ""
     assert expected[0] == pytest.approx(expected[3]) and expected[0] > 0 > expected[2]
@@ -146,6 +150,22 @@ def test_a_number_that_no_token_has_ends_no_run(tmp_path):
         row, [5, 100_000, 6], [1, 1, 1], np.array([0.5])
     )  # the model's head is wider than its vocabulary
     assert not row.any()
+
+
+@pytest.mark.parametrize("placeholder", ["image_token_id", "video_token_id"])
+def test_a_model_that_would_write_a_pictures_placeholder_does_not(tmp_path, monkeypatch, placeholder):
+    model, processor = untrained()
+    wanted, seen = getattr(processor, placeholder), []
+
+    def craves(_, __, logits):
+        logits[..., wanted] += 1e4
+        return logits
+
+    model.lm_head.register_forward_hook(craves)
+    monkeypatch.setattr(grpo.GeoGRPOTrainer, "_check_images", lambda self, environment, ids, images: seen.append(ids))
+    config = GrpoConfig(steps=1, prompts_per_step=1, group_size=4, max_turn_tokens=6, save_steps=0)
+    grpo.train(model, processor, [drawn_photo()], KnownSearch(), TINY, config, tmp_path)
+    assert [wanted in ids[-6:] for ids in seen] == [False] * 4
 
 
 def test_with_trajectory_credit_all_turns_of_a_rollout_share_trls_advantage(tmp_path):

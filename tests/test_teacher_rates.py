@@ -65,19 +65,38 @@ def test_each_rate_makes_its_own_error_in_its_share_of_photos_and_none_without_i
         assert low <= hits <= high, (rate, share, hits)
 
 
-def test_wrong_verdicts_are_as_frequent_as_their_rate(trajectories):
-    against = stated = 0
+def lists_of(trajectories):
+    """For each list that was judged: which results fit by country and name and state a position, which are trusted,
+    and how many state a position."""
     for trajectory in trajectories:
         for step, turn in zip(trajectory.steps, trajectory.turns()[1:], strict=False):
             flags = re.findall(r"\[\d\] [^\[\]~+]+([~+])([~+])([~+])(?= )", turn.think)
-            for (country, name, verdict), result in zip(flags, step.observation.results, strict=True):
-                if states_position(result["snippet"]):
-                    stated += 1
-                    against += (verdict == "+") != (country == name == "+")
-                else:
-                    assert verdict == "~"
+            stated = [states_position(result["snippet"]) for result in step.observation.results]
+            fits, trusted = [], []
+            for (country, name, verdict), known in zip(flags, stated, strict=True):
+                fits.append(country == name == "+" and known)
+                trusted.append(verdict == "+")
+                assert known or not trusted[-1]
+            yield fits, trusted, sum(stated)
+
+
+def test_wrong_verdicts_are_as_frequent_as_their_rate(world, photos):
+    judged = list(lists_of(rollout(ScriptedTeacher(world, hasty=0.0), photos, world.live)))
+    against = sum(a != b for fits, trusted, _ in judged for a, b in zip(fits, trusted, strict=True))
+    stated = sum(n for _, _, n in judged)
     assert stated > 1000
     assert 0.018 <= against / stated <= 0.042  # 3 %
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 0.4, 0.6), (1.0, 1, 1)])
+def test_a_hasty_teacher_trusts_no_more_than_the_first_fitting_result(world, photos, share, low, high):
+    rows = rollout(ScriptedTeacher(world, **{**FAULTLESS, "hasty": share}), photos, world.live)
+    several = [(fits, trusted) for fits, trusted, _ in lists_of(rows) if sum(fits) > 1]
+    for fits, trusted in several:
+        first = [i == fits.index(True) for i in range(len(fits))]
+        assert trusted in (fits, first)
+    assert len(several) > 100
+    assert low <= sum(fits != trusted for fits, trusted in several) / len(several) <= high
 
 
 def test_between_60_and_75_percent_of_its_trajectories_pass_the_filters(trajectories):
