@@ -296,4 +296,5 @@ def series_colours(n: int) -> list[str]:
 
 
 def in_plain_words(name: str) -> str:
-    return name.replace("within_", "≤ ").replace("km", " km").replace("_", " ").replace("/", " ").strip()
+    words = name.replace("within_", "≤ ").replace("km", " km").replace("_", " ").replace("/", " ").strip()
+    return words.replace("iou", "IoU").replace("mcc", "MCC")

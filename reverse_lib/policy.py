@@ -39,6 +39,7 @@ from reverse_lib.environment import FULL, Interface, tool_functions
 from reverse_lib.trajectory import TOOLS
 
 INTERFACE_FILE = "interface.json"
+_TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"  # transformers' name of a warning
 _PLAIN_ATTENTION_MAX = 1024  # patches of an image; the weights of a larger one would not fit
 
 
@@ -73,6 +74,7 @@ def load_processor(path: str | Path) -> ProcessorMixin:
     if importlib.util.find_spec("torchvision") and not (Path(path) / INTERFACE_FILE).is_file():
         return AutoProcessor.from_pretrained(path)
     tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.deprecation_warnings[_TOO_LONG] = True  # a rollout may be; the budget of turns ends it, not the tokenizer
     images = Qwen2VLImageProcessorPil.from_pretrained(path)
     return ImageOnlyProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
 
