@@ -45,7 +45,7 @@ class AnnotationConfig:
     photos: int = 2000
     max_km: float = 200.0  # kept at most this far from the truth
     direct_share: float = 0.15  # of what is saved: confident answers without a call
-    vain_share: float = 0.1  # of what is saved: right country, though no search found any evidence
+    vain_share: float = 0.15  # of what is saved: right country, though no search found any evidence
     failing_share: float = 0.05  # of what is saved: sound answers although every search failed
 
 
@@ -53,8 +53,8 @@ class AnnotationConfig:
 class SftConfig:
     """Supervised fine-tuning: the direct stage or the multi-turn cold start."""
 
-    samples: int = 1120
-    batch_size: int = 32
+    samples: int = 640
+    batch_size: int = 16
     accumulate: int = 1  # batches a step
     learning_rate: float = 1e-3
     epochs: float = 1.0
@@ -118,7 +118,7 @@ class Profile:
     world: WorldConfig = field(default_factory=WorldConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     annotation: AnnotationConfig = field(default_factory=AnnotationConfig)
-    direct: SftConfig = field(default_factory=lambda: SftConfig(samples=1500, batch_size=16, epochs=2.0, minutes=2))
+    direct: SftConfig = field(default_factory=lambda: SftConfig(samples=1500, epochs=2.0, minutes=2))
     coldstart: SftConfig = field(default_factory=SftConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)

@@ -82,8 +82,8 @@ def check_annotation(metrics, folder):
     assert left == sorted(left, reverse=True) and 0.4 < metrics["kept_share"] == left[-1] / 24 < 1
     assert left[-1] == saved["search"] and 1 <= saved["direct"] <= saved["direct_candidates"]
     assert saved["direct"] <= 0.15 * sum(saved[kind] for kind in ("search", "direct", "vain", "failing")) + 1
-    assert saved["failing"] == round(saved["search"] * 0.05 / 0.7) == 1
-    assert 1 <= saved["vain"] <= round(saved["search"] * 0.1 / 0.7)
+    assert saved["failing"] == round(saved["search"] * 0.05 / 0.65) == 1
+    assert 1 <= saved["vain"] <= round(saved["search"] * 0.15 / 0.65)
     assert metrics["difficulty"]["easy"] > metrics["difficulty"]["hard"] > 0 == metrics["difficulty"]["unknown"]
     for labels in metrics["labels"].values():
         assert list(labels) == ["mentioned", "used", "declared", "judge"]
