@@ -53,12 +53,12 @@ VARIANTS: Mapping[str, Variant] = {
     "turn credit": Variant(credit="turn"),
     "trajectory credit": Variant(credit="trajectory"),
     "no evidence reward": Variant(weights=Weights(trust=0.0)),
-    "no IoU reward": Variant(weights=Weights(look=0.0)),
-    "no query reward": Variant(weights=Weights(query=0.0)),
     "no tools": Variant(tools=()),
     "zoom only": Variant(tools=(ZOOM,)),
     "image search only": Variant(tools=(IMAGE,)),
     "text search only": Variant(tools=(TEXT,)),
+    "no IoU reward": Variant(weights=Weights(look=0.0)),
+    "no query reward": Variant(weights=Weights(query=0.0)),
 }
 
 

@@ -200,7 +200,11 @@ _QWEN = Profile(
     ),
     evaluation=EvaluationConfig(photos=2997, batch_size=16),
 )
-_REFERENCE = Profile("reference", timeout_s=4 * 3600, slim=True, ablation=AblationConfig(make=True))
+_CLAIMED = (  # what the claims of `replication` compare
+    "before RL, full method, turn credit, trajectory credit, no evidence reward, no tools, zoom only, "
+    "image search only, text search only"
+)
+_REFERENCE = Profile("reference", timeout_s=4 * 3600, slim=True, ablation=AblationConfig(make=True, variants=_CLAIMED))
 PROFILES = {profile.name: profile for profile in (_SMOKE, Profile("cpu"), _REFERENCE, _GPU, _QWEN)}
 
 

@@ -7,6 +7,7 @@ import pytest
 from reverse_lib import ablations, replication
 from reverse_lib.ablations import FULL, START, VARIANTS
 from reverse_lib.metrics import METRICS
+from reverse_lib.profiles import get_profile
 from reverse_lib.replication import CACHED, CLAIMS, DIRECT, FAILS, HOLDS, LIVE, UNDECIDED, Claim, markdown, replicate
 
 
@@ -77,6 +78,12 @@ def test_the_claims_are_about_variants_that_exist_and_what_was_not_run_is_left_o
     assert replicate(pd.concat([run(FULL, 0, near(10, 5))])).empty
     two = replicate(pd.concat([run(FULL, 0, near(20, 9)), run("no tools", 0, near(20, 0))]))
     assert two["says"].tolist() == ["all tools place more than none"]
+
+
+def test_the_reference_run_trains_what_the_claims_compare():
+    compared = {name for claim in CLAIMS for name in (claim.before, claim.after)}
+    made = set(ablations.choose(get_profile("reference").ablation.variants))
+    assert compared - set(replication.ASKED_ONCE) == made
 
 
 def test_the_table_reads_in_points_and_names_what_would_decide():
