@@ -20,12 +20,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
+from PIL import Image
 from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
@@ -62,11 +64,13 @@ CHUNKS = 4  # parts of a batch, by length, that the loss is computed in on a CPU
 class TrainingEnvironment(GeoEnvironment):
     """The environment with a memory of its finished rollout, for the reward functions, and a watch on its tools.
 
-    Pictures are drawn once for all environments that share `_pictures`: a group shares its photo, and often its boxes.
+    Environments that share `_opened` and `_pictures` open a photo, and draw a region, once: a group shares its photo,
+    and often its boxes.
     """
 
     _weights = Weights()
     _clock = Stopwatch()
+    _opened: WeakValueDictionary = WeakValueDictionary()  # photo id to pixels, while any rollout holds them
     _pictures: OrderedDict = OrderedDict()
 
     def reset(self, **row) -> list[dict]:
@@ -76,6 +80,12 @@ class TrainingEnvironment(GeoEnvironment):
     def _answer(self, method: Callable, given: Mapping, required: Mapping[str, bool]) -> str | list[dict]:
         with self._clock("tools"):
             return super()._answer(method, given, required)
+
+    def _loaded(self) -> Image.Image:
+        if self._image is None:
+            self._image = self._opened.get(self._photo.photo_id)
+        self._opened[self._photo.photo_id] = super()._loaded()
+        return self._image
 
     def _picture(self, show: Callable, *region) -> dict:
         key = (self._photo.photo_id, show.__name__, *(tuple(box) for box in region))
@@ -117,7 +127,7 @@ class GeoGRPOTrainer(GRPOTrainer):
         return loss
 
     def _generate_single_turn(self, *args, **kwargs):
-        with self.clock("generate"):
+        with self.clock("generate"), self.accelerator.autocast():  # weights are cast once a turn, not for every token
             return super()._generate_single_turn(*args, **kwargs)
 
     def _generate(self, prompts: list):
@@ -337,12 +347,14 @@ def make_trainer(
         raise ValueError(f"grpo.scale={config.scale!r}: choose one of {', '.join(SCALES)}")
     if levels is not None and len(levels) != len(photos):
         raise ValueError(f"{len(levels)} levels for {len(photos)} photos: give one for each, or none")
-    weights, budgets, clock, pictures = weights or Weights(), budgets or Budgets(), Stopwatch(), OrderedDict()
+    weights, budgets, clock = weights or Weights(), budgets or Budgets(), Stopwatch()
+    opened, pictures = WeakValueDictionary(), OrderedDict()
     by_id: Mapping[str, Photo] = {photo.photo_id: photo for photo in photos}
 
     def environment() -> TrainingEnvironment:
         made = TrainingEnvironment(search, by_id, interface, budgets, tools)
-        made._weights, made._clock, made._pictures = weights, clock, pictures
+        made._weights, made._clock = weights, clock
+        made._opened, made._pictures = opened, pictures
         return made
 
     order = curriculum_order(

@@ -18,6 +18,7 @@ from reverse_lib.credit import label_advantages, label_rewards, trajectory_advan
 from reverse_lib.environment import TINY
 from reverse_lib.geo import accuracy_reward, haversine_km
 from reverse_lib.pace import PARTS, speed
+from reverse_lib.photos import Photo
 from reverse_lib.profiles import GrpoConfig
 from reverse_lib.rewards import Weights
 from reverse_lib.sft import read_rows
@@ -74,6 +75,20 @@ def test_what_rollouts_did_is_logged_besides_what_they_earned(tmp_path):
     }
     assert {name: row[name] for name in expected} == pytest.approx(expected)
     assert {f"seconds/{part}" for part in PARTS} <= set(row)
+
+
+def test_a_photo_is_opened_once_for_all_of_its_group_and_let_go_after(tmp_path, monkeypatch):
+    opened, load = [], Photo.load
+    monkeypatch.setattr(Photo, "load", lambda photo: opened.append(photo.photo_id) or load(photo))
+    elsewhere = ZOOM.replace("[100, 200, 300, 400]", "[500, 500, 700, 800]")
+    trainer = scripted_trainer(tmp_path, ([ZOOM, GUESS], [elsewhere, GUESS], [ZOOM, elsewhere, GUESS]))
+    trainer.train()
+    assert opened == ["photo-1"]
+    zooms = [tuple(key[2]) for key in trainer.environments[0]._pictures if len(key) == 3]
+    assert zooms == [(100, 200, 300, 400), (500, 500, 700, 800)]
+    for environment in trainer.environments:
+        environment._clear()
+    assert not trainer.environments[0]._opened
 
 
 def test_every_component_reaches_the_trainer_and_the_total_is_theirs(trainer):
