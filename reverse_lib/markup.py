@@ -96,7 +96,7 @@ def written(trajectory: Trajectory, turn: Turn, in_words: Callable[[str], str] =
         words = "; ".join(f"{key}: {value}" for key, value in turn.tool_call.arguments.items())
         rows.append(line("calls", f"{turn.tool_call.name} ({words})"))
     if turn.answer:
-        km = "" if trajectory.km is None else f", {trajectory.km:,.0f} km from {trajectory.city}, {trajectory.country}"
+        km = "" if trajectory.km is None else f", {trajectory.km:,.0f} km from {trajectory.place}"
         rows.append(line("answers", turn.answer.text() + km))
     return rows + ([line("errors", ", ".join(turn.errors))] if turn.errors else [])
 

@@ -258,7 +258,7 @@ def _verdict(trajectory) -> str:
         return f"No answer ({trajectory.end or 'unfinished'})"
     if trajectory.km is None:
         return f"Answer: {trajectory.answer.text()}"
-    return f"{trajectory.answer.text()}\n{trajectory.km:,.0f} km from {trajectory.city}, {trajectory.country}"
+    return f"{trajectory.answer.text()}\n{trajectory.km:,.0f} km from {trajectory.place}"
 
 
 def _wrap(line: str, width: int = 74) -> list[str]:

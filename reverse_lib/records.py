@@ -111,6 +111,11 @@ class Trajectory:
             return None
         return float(haversine_km(answer.lat, answer.lon, self.lat, self.lon))
 
+    @property
+    def place(self) -> str:
+        """What the true place is called, as far as that is known; else "the truth"."""
+        return ", ".join(filter(None, (self.city, self.country))) or "the truth"
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the record as nested dictionaries and lists, a copy."""
         return dataclasses.asdict(self)

@@ -188,6 +188,12 @@ def test_a_row_holds_the_error_its_band_and_the_accuracy_that_was_lost(mixed):
     assert rows["d"]["lost"] == 1 and not {"km", "band", "to", "way", "says"} & set(rows["d"])
 
 
+def test_an_answer_without_a_city_is_told_without_one(make_trajectory):
+    data = drawn(error_map(to_frame([make_trajectory(answer="France, , 45.76, 4.84", city="")])))
+    assert data["stages"][0]["rows"][0]["says"] == "France, 45.76, 4.84"
+    assert data["photos"][0]["place"] == "France (48.86, 2.35)"
+
+
 def test_a_card_has_the_boxes_by_turn_the_region_the_reward_and_the_trajectory_in_brief(make_trajectory):
     frame = to_frame([make_trajectory()])
     data = drawn(error_map(frame, in_words=str.upper))

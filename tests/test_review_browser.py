@@ -1,4 +1,4 @@
-"""The review panel as a reviewer meets it: JupyterLab in a headless Chromium, without a network."""
+"""The panels as people meet them: JupyterLab in a headless Chromium, without a network."""
 
 import json
 import os
@@ -38,6 +38,12 @@ SHOW = """\
 from reverse_lib.review_panel import ReviewPanel
 ReviewPanel(rows, photos, "ann.jsonl", reviewer="ann")
 """
+STEP = """\
+from reverse_lib.environment import TINY
+from reverse_lib.widgets import TrajectoryViewer
+guess = Trajectory("p1", [Step("<think>Chile?</think><answer>Chile, Arica, -18.5, -70.3</answer>")])
+TrajectoryViewer({"searched": rows[0], "guessed": guess}, photos[0].load(), TINY)
+"""
 
 
 FITS = "() => (box => box.scrollWidth <= box.clientWidth)(document.querySelector('{}'))"
@@ -70,8 +76,8 @@ def environment(tmp_path):
 
 @pytest.fixture
 def notebook(tmp_path):
-    """A notebook that makes two trajectories and shows the panel."""
-    cells = [nbformat.v4.new_code_cell(MAKE), nbformat.v4.new_code_cell(SHOW)]
+    """A notebook that makes two trajectories and shows the panels."""
+    cells = [nbformat.v4.new_code_cell(source) for source in (MAKE, SHOW, STEP)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "review.ipynb")
     return tmp_path / "review.ipynb"
@@ -172,6 +178,24 @@ def test_a_tick_in_the_browser_is_in_the_file_and_reopening_goes_on_from_there(o
     again.get_by_text("p1: accepted").wait_for()
     assert [again.get_by_role("checkbox", name=f"[{i}]").is_checked() for i in (1, 2, 3)] == [False, True, False]
     assert again.evaluate("() => window.hacked") is None and page.strangers == again.strangers == []
+
+
+def test_a_rollout_is_chosen_and_stepped_through_in_the_browser(open_notebook):
+    page = open_notebook()
+    viewer = page.locator(".jp-OutputArea-output:has(.widget-slider)")
+    viewer.get_by_text("Turn 1 of 2").wait_for()
+    assert viewer.get_by_text("Vigo").count() and not viewer.get_by_text("-8.7").count()
+    viewer.locator(".noUi-handle").focus()
+    page.keyboard.press("ArrowRight")
+    viewer.get_by_text("Turn 2 of 2").wait_for()
+    assert viewer.get_by_text("-8.7").count()
+    viewer.get_by_role("combobox").select_option("guessed")
+    viewer.get_by_text("Turn 1 of 1").wait_for()
+    assert viewer.get_by_text("Arica").count() and page.evaluate(
+        FITS.format(".jp-OutputArea-output:has(.widget-slider)")
+    )
+    assert page.evaluate("() => window.hacked") is None and page.strangers == []
+    page.close()
 
 
 def test_an_executed_notebook_shows_every_turn_without_a_front_end(browser, notebook, environment, monkeypatch):

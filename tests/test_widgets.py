@@ -76,6 +76,16 @@ def test_the_answer_says_how_far_off_it_is(make_trajectory, image):
     assert "km from Paris, France" in turn_html(make_trajectory(), 3, image, TINY)
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(("", "France"), "km from France"), (("Paris", ""), "km from Paris"), (("", ""), "km from the truth")],
+)
+def test_a_truth_without_some_names_is_told_by_those_it_has(make_trajectory, image, names, words):
+    trajectory = make_trajectory()
+    trajectory.city, trajectory.country = names
+    assert f"{words}<" in turn_html(trajectory, 3, image, TINY)
+
+
 def test_what_a_page_or_a_model_wrote_is_escaped(make_trajectory, image):
     trajectory = make_trajectory()
     attack = "<script>alert(1)</script>"

@@ -97,7 +97,7 @@ def _row(row, photo: int) -> dict:
     lost = 1 - accuracy_reward(row.km)
     record: dict = {"photo": photo, "boxes": _boxes(getattr(row, "trajectory", None)), "lost": round(lost, 3)}
     if row.parsed and _known(row.pred_lat, row.pred_lon):
-        names = [_text(row, column) for column in ("pred_country", "pred_city")]
+        names = filter(None, (_text(row, column) for column in ("pred_country", "pred_city")))
         record["to"] = [round(float(row.pred_lat), 4), round(float(row.pred_lon), 4)]
         record["says"] = ", ".join([*names, f"{row.pred_lat:.2f}", f"{row.pred_lon:.2f}"])
         if math.isfinite(row.km):
