@@ -84,8 +84,12 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> str:
-    return _output("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12")
+def _commit(folder: Path = Path(__file__).parent) -> str:
+    """The commit that is checked out, "-dirty" behind it where a file differs that a run does not write itself."""
+    git = ("git", "-C", str(folder))
+    commit = _output(*git, "rev-parse", "--short=12", "HEAD")
+    changed = commit and _output(*git, "status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)outputs")
+    return f"{commit}-dirty" if changed else commit
 
 
 def _output(*command: str) -> str:

@@ -70,14 +70,22 @@ class Stage:
 def find_stages(profile: Profile) -> tuple[list[Stage], list[str]]:
     """The stages that can be evaluated, in the order of training, the teacher last.
 
+    A supervised stage that was not trained under this profile is the shipped one, where one lies beside
+    `profile.model.agent`.
+
     Returns:
         The stages, and a sentence for each one that is left out: which, why, and what brings it.
     """
-    folder = profile.folder / "checkpoints"
+    folder, shipped = profile.folder / "checkpoints", Path(profile.model.agent).parent
+
+    def supervised(name: str) -> str:
+        there = [path / name for path in (folder, shipped) if (path / name / "config.json").is_file()]
+        return str((there or [folder / name])[0])
+
     wanted = (
         (Stage("base", "base", profile.model.base), ""),
-        (Stage("sft", "direct SFT", str(folder / "sft"), ()), "03_sft"),
-        (Stage("coldstart", "cold start", str(folder / "coldstart")), "03_sft"),
+        (Stage("sft", "direct SFT", supervised("sft"), ()), "03_sft"),
+        (Stage("coldstart", "cold start", supervised("coldstart")), "03_sft"),
         (Stage("grpo", "GRPO", str(folder / "grpo")), "04_grpo"),
         (Stage("agent", "shipped agent", profile.model.agent), ""),
     )

@@ -1,10 +1,15 @@
 """What a figure was made with stands beside it, for each notebook by itself."""
 
 import json
+import re
+import shutil
+import subprocess
 from datetime import UTC, datetime
 
+import pytest
 import torch
 
+from reverse_lib import provenance
 from reverse_lib.profiles import get_profile
 from reverse_lib.provenance import note_run, surroundings
 
@@ -39,3 +44,24 @@ def test_without_git_and_a_graphics_card_there_is_nothing_to_say(monkeypatch):
     monkeypatch.setenv("PATH", "")
     found = surroundings()
     assert found["commit"] == "" and found["hardware"]["gpus"] == [] and found["packages"]
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_the_commit_is_dirty_by_changed_code_and_not_by_the_results_of_the_run_itself(tmp_path):
+    def git(*command):
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", *who, *command], cwd=tmp_path, check=True, capture_output=True)
+
+    code, result = tmp_path / "reverse_lib" / "geo.py", tmp_path / "outputs" / "reference" / "run.json"
+    for file in (code, result):
+        file.parent.mkdir(parents=True)
+        file.write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = provenance._commit(code.parent)
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    result.write_text("2")
+    assert provenance._commit(code.parent) == clean
+    code.write_text("2")
+    assert provenance._commit(code.parent) == f"{clean}-dirty"

@@ -55,6 +55,17 @@ def test_stages_come_in_the_order_of_training_and_direct_sft_gets_no_tools(profi
     assert len(missing) == 1 and missing[0].startswith("shipped agent: no checkpoint in")
 
 
+def test_a_supervised_stage_that_was_not_trained_here_is_the_one_shipped_beside_the_agent(profile):
+    shipped = Path(profile.model.agent).parent
+    checkpoint(shipped / "sft")
+    checkpoint(shipped / "coldstart")
+    checkpoint(trained := profile.folder / "checkpoints" / "coldstart")
+    found, missing = stages.find_stages(profile)
+    models = {stage.key: stage.model for stage in found}
+    assert models == {"sft": str(shipped / "sft"), "coldstart": str(trained), "teacher": ""}
+    assert [sentence.split(":")[0] for sentence in missing] == ["base", "GRPO", "shipped agent"]
+
+
 def test_a_model_id_is_taken_and_the_same_checkpoint_is_evaluated_once(profile):
     checkpoint(profile.folder / "checkpoints" / "grpo")
     model = dataclasses.replace(
@@ -63,6 +74,9 @@ def test_a_model_id_is_taken_and_the_same_checkpoint_is_evaluated_once(profile):
     found, missing = stages.find_stages(dataclasses.replace(profile, model=model))
     assert [stage.key for stage in found] == ["base", "grpo", "teacher"]
     assert not any(sentence.startswith("shipped agent") for sentence in missing)
+    model = dataclasses.replace(profile.model, agent="someone/agent")
+    found, missing = stages.find_stages(dataclasses.replace(profile, model=model))
+    assert [stage.key for stage in found] == ["grpo", "agent", "teacher"] and len(missing) == 3
 
 
 def test_photos_are_described_by_their_informative_region_and_their_namesakes(world):
