@@ -19,7 +19,7 @@ import pandas as pd
 from reverse_lib import grpo
 from reverse_lib.evaluation import METRICS, compare, evaluate
 from reverse_lib.photos import Photo
-from reverse_lib.policy import Agent, load_interface, load_model, load_processor
+from reverse_lib.policy import Agent, load_interface, load_model, load_processor, pictures_remembered
 from reverse_lib.profiles import GrpoConfig
 from reverse_lib.rewards import Weights
 from reverse_lib.trajectory import TOOLS, save_trajectories
@@ -153,7 +153,8 @@ def ablate(
                     run = folder / f"{name}, seed {seed}"
                     grpo.train(model, processor, photos, cache, interface, changed, run, seed, **settings)
                 agent = Agent(model, processor, interface, name, tools=variant.tools)
-                frame = evaluate(agent, test_photos, search, interface, tools=variant.tools, batch_size=batch_size)
+                with pictures_remembered(model):
+                    frame = evaluate(agent, test_photos, search, interface, tools=variant.tools, batch_size=batch_size)
                 save_trajectories(file.with_suffix(".jsonl"), frame.pop("trajectory"))
                 frame.to_parquet(file)
             tables.append(_labelled(pd.read_parquet(file), name, seed))

@@ -27,7 +27,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
-from PIL import Image
 from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
@@ -46,63 +45,19 @@ from reverse_lib.credit import (
     turn_advantages,
     turn_rewards,
 )
-from reverse_lib.environment import Budgets, GeoEnvironment, Interface, initial_messages
+from reverse_lib.environment import Budgets, Interface, initial_messages
 from reverse_lib.pace import PARTS, Stopwatch, rollout_metrics
 from reverse_lib.photos import Photo
 from reverse_lib.policy import decode_turn, known_warnings_silenced, pictures_remembered, right_padded, unwritten
 from reverse_lib.profiles import GrpoConfig
-from reverse_lib.rewards import Weights, score
+from reverse_lib.rewards import Weights
 from reverse_lib.sft import History
+from reverse_lib.training_environment import Opener, TrainingEnvironment
 from reverse_lib.trajectory import TOOLS, curriculum_order, parse_turn
 
 COMPONENTS = ("accuracy", "format", "look", "query", "trust", "errors")
 METRICS_FILE, SETTINGS_FILE = "metrics.jsonl", "settings.json"
-PICTURES = 512  # photos and zooms to keep drawn
 CHUNKS = 4  # parts of a batch, by length, that the loss is computed in on a CPU
-
-
-class TrainingEnvironment(GeoEnvironment):
-    """The environment with a memory of its finished rollout, for the reward functions, and a watch on its tools.
-
-    Environments that share `_opened` and `_pictures` open a photo, and draw a region, once: a group shares its photo,
-    and often its boxes.
-    """
-
-    _weights = Weights()
-    _clock = Stopwatch()
-    _opened: WeakValueDictionary = WeakValueDictionary()  # photo id to pixels, while any rollout holds them
-    _pictures: OrderedDict = OrderedDict()
-
-    def reset(self, **row) -> list[dict]:
-        with self._clock("tools"):
-            return super().reset(**row)
-
-    def _answer(self, method: Callable, given: Mapping, required: Mapping[str, bool]) -> str | list[dict]:
-        with self._clock("tools"):
-            return super()._answer(method, given, required)
-
-    def _loaded(self) -> Image.Image:
-        if self._image is None:
-            self._image = self._opened.get(self._photo.photo_id)
-        self._opened[self._photo.photo_id] = super()._loaded()
-        return self._image
-
-    def _picture(self, show: Callable, *region) -> dict:
-        key = (self._photo.photo_id, show.__name__, *(tuple(box) for box in region))
-        if key not in self._pictures:
-            self._pictures[key] = super()._picture(show, *region)
-            while len(self._pictures) > PICTURES:
-                self._pictures.popitem(last=False)
-        return dict(self._pictures[key])
-
-    def _unreadable(self, text: str) -> str:
-        """The answer to a turn that can't be read, as a tool of TRL's; no part of the prompt."""
-        return self._refuse(parse_turn(text))
-
-    def _finish(self, texts: list[str]) -> None:
-        """Assemble and score the rollout that wrote `texts`."""
-        self._finished = self._trajectory(texts, agent="grpo")
-        self._breakdown = score(self._finished, self._weights)
 
 
 class GeoGRPOTrainer(GRPOTrainer):
@@ -112,11 +67,15 @@ class GeoGRPOTrainer(GRPOTrainer):
         settings: The stage's configuration.
         reward_parts: Weights of the reward's parts.
         clock: Where a step's time went.
+        order: The photos of all steps, in order.
+        opener: Opens those of the next step.
     """
 
     settings: GrpoConfig
     reward_parts: Weights
     clock: Stopwatch
+    order: Sequence[Photo]
+    opener: Opener
 
     def training_step(self, *args, **kwargs):
         self.clock.seconds.clear()
@@ -206,6 +165,9 @@ class GeoGRPOTrainer(GRPOTrainer):
                 row[start + labels.start : start + labels.stop] = value
 
     def _compute_loss(self, model, inputs):
+        if self.model.training and self.accelerator.num_processes == 1:
+            first = (self.state.global_step + 1) * self.settings.prompts_per_step
+            self.opener.open(self.order[first : first + self.settings.prompts_per_step])
         # one photo a prompt, all photos of one size: nothing is padded on the left, and a CPU can take the short way
         alone = self.accelerator.num_processes == 1 and self.accelerator.device.type == "cpu"
         loss_of = super()._compute_loss
@@ -348,13 +310,13 @@ def make_trainer(
     if levels is not None and len(levels) != len(photos):
         raise ValueError(f"{len(levels)} levels for {len(photos)} photos: give one for each, or none")
     weights, budgets, clock = weights or Weights(), budgets or Budgets(), Stopwatch()
-    opened, pictures = WeakValueDictionary(), OrderedDict()
+    opened, pictures, opener = WeakValueDictionary(), OrderedDict(), Opener()
     by_id: Mapping[str, Photo] = {photo.photo_id: photo for photo in photos}
 
     def environment() -> TrainingEnvironment:
         made = TrainingEnvironment(search, by_id, interface, budgets, tools)
         made._weights, made._clock = weights, clock
-        made._opened, made._pictures = opened, pictures
+        made._opened, made._pictures, made._ahead = opened, pictures, opener.ahead
         return made
 
     order = curriculum_order(
@@ -377,6 +339,7 @@ def make_trainer(
             callbacks=[History(on_row, Path(folder) / METRICS_FILE)],
         )
     trainer.settings, trainer.reward_parts, trainer.clock = config, weights, clock
+    trainer.order, trainer.opener = [photos[i] for i in order], opener
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -410,6 +373,7 @@ def train(model, processor, photos, search, interface, config: GrpoConfig, folde
     described |= {"seed": seed, "config": config, "photos": [photo.photo_id for photo in photos]}
     with known_warnings_silenced(), pictures_remembered(model):
         trainer.train(resume_from_checkpoint=_interrupted(Path(folder), described))
+    trainer.opener.close()
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it would go on computing in bfloat16
     del tokenizer.parse_response
     tokenizer.response_template = template  # TRL's would be saved with the checkpoint

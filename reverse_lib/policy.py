@@ -6,7 +6,6 @@ differs. How the world is shown to a model (prompt, picture sizes, style of resu
 """
 
 import copy
-import hashlib
 import importlib.util
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+import xxhash
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -36,11 +36,13 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.processing_utils import ProcessorMixin
 
 from reverse_lib.environment import FULL, Interface, tool_functions
+from reverse_lib.generation import quicken_generation
 from reverse_lib.trajectory import TOOLS
 
 INTERFACE_FILE = "interface.json"
 _TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"  # transformers' name of a warning
 _PLAIN_ATTENTION_MAX = 1024  # patches of an image; the weights of a larger one would not fit
+_QUERIES = 128  # that attend together in `right_padded`
 
 
 class ImageOnlyProcessor(Qwen3VLProcessor):
@@ -117,6 +119,7 @@ def load_model(
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(device)
     if device == "cpu":
         quicken_vision(model)
+        quicken_generation(model)
     if not train_vision:
         model.model.visual.requires_grad_(False)
     return with_lora(model, lora_rank) if lora_rank else model
@@ -195,7 +198,7 @@ class _Remembering:
     def __init__(self, tower, most: int):
         self.look, self.most = tower.forward, most
         self.merged = tower.spatial_merge_size**2  # patches a token
-        self.known: OrderedDict[bytes, list[torch.Tensor]] = OrderedDict()
+        self.known: OrderedDict[tuple, list[torch.Tensor]] = OrderedDict()
 
     @torch.no_grad()
     def __call__(self, hidden_states, grid_thw, **kwargs):
@@ -219,9 +222,9 @@ class _Remembering:
         return BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=deep)
 
 
-def _fingerprint(picture: torch.Tensor, grid: list[int]) -> bytes:
-    pixels = picture.detach().float().cpu().contiguous().numpy()
-    return hashlib.blake2b(pixels, digest_size=16, key=repr(grid).encode()).digest()
+def _fingerprint(picture: torch.Tensor, grid: list[int]) -> tuple:
+    """Of pixels and grid; xxHash is an order of magnitude quicker than a cryptographic hash, and there is no enemy."""
+    return xxhash.xxh3_128_digest(picture.detach().float().cpu().contiguous().numpy()), *grid
 
 
 @contextmanager
@@ -244,15 +247,23 @@ def right_padded(model):
 
 
 def _attend_causally(module, query, key, value, attention_mask=None, scaling=1.0, **_):
-    """Attention of `right_padded`; query (B, heads, T, dim), key and value (B, key heads, T, dim)."""
-    shared, length = module.num_key_value_groups, query.shape[2]
-    hidden = torch.full((length, length), -1e4, dtype=torch.bfloat16, device=query.device).triu(1).repeat(shared, 1)
-    dtype = value.dtype
+    """Attention of `right_padded`, a block of queries at a time, so that little that is hidden is computed.
+
+    query (B, heads, T, dim), key and value (B, key heads, T, dim).
+    """
+    shared, length, dtype = module.num_key_value_groups, query.shape[2], value.dtype
+    hidden = torch.full((length, length), -1e4, dtype=torch.bfloat16, device=query.device).triu(1)
     with torch.autocast(query.device.type, enabled=False):
-        grouped = (query * scaling).to(torch.bfloat16).reshape(-1, shared * length, query.shape[3])
+        grouped = (query * scaling).to(torch.bfloat16).unflatten(1, (-1, shared)).flatten(0, 1)
         key, value = (t.to(torch.bfloat16).flatten(0, 1) for t in (key, value))  # (B * key heads, T, dim)
-        weights = torch.baddbmm(hidden, grouped, key.transpose(1, 2)).softmax(-1)  # (B * key heads, shared * T, T)
-        return (weights @ value).view(query.shape).transpose(1, 2).to(dtype), None
+        blocks = []
+        for start in range(0, length, _QUERIES):
+            end = min(start + _QUERIES, length)
+            asked = grouped[:, :, start:end].flatten(1, 2)  # (B * key heads, shared * queries, dim)
+            unseen = hidden[start:end, :end].repeat(shared, 1)
+            weights = torch.baddbmm(unseen, asked, key[:, :end].transpose(1, 2)).softmax(-1)
+            blocks.append((weights @ value[:, :end]).unflatten(1, (shared, -1)))
+        return torch.cat(blocks, 2).view(query.shape).transpose(1, 2).to(dtype), None
 
 
 ALL_ATTENTION_FUNCTIONS.register("causal_bf16", _attend_causally)
@@ -332,7 +343,9 @@ class Agent:
         was_training = self.model.training
         self.model.eval()
         inputs = encode(self.processor, conversations, self.tools).to(self.model.device)
-        sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
+        sampling = {"do_sample": False}
+        if self.temperature:  # from the whole distribution, as in training
+            sampling = {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": 1.0}
         never = unwritten(self.processor)
         ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, suppress_tokens=never, **sampling)
         self.model.train(was_training)

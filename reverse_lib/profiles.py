@@ -201,8 +201,8 @@ _QWEN = Profile(
     evaluation=EvaluationConfig(photos=2997, batch_size=16),
 )
 _CLAIMED = (  # what the claims of `replication` compare
-    "before RL, full method, turn credit, trajectory credit, no evidence reward, no tools, zoom only, "
-    "image search only, text search only"
+    "before RL, full method, no tools, zoom only, image search only, text search only, no evidence reward, "
+    "turn credit, trajectory credit"
 )
 _REFERENCE = Profile("reference", timeout_s=4 * 3600, slim=True, ablation=AblationConfig(make=True, variants=_CLAIMED))
 PROFILES = {profile.name: profile for profile in (_SMOKE, Profile("cpu"), _REFERENCE, _GPU, _QWEN)}

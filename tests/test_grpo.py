@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from grpo_scripts import AGENT, SCRIPTS, Gradients, flat, rows_of, script, scripted_trainer, train_agent
 from models import BROKEN, EVIDENCE, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, drawn_photo, untrained
 
-from reverse_lib import grpo, policy
+from reverse_lib import grpo, policy, training_environment
 from reverse_lib.calls import UNREADABLE
 from reverse_lib.credit import label_advantages, label_rewards, trajectory_advantages, turn_advantages, turn_rewards
 from reverse_lib.environment import TINY
@@ -89,6 +90,26 @@ def test_a_photo_is_opened_once_for_all_of_its_group_and_let_go_after(tmp_path, 
     for environment in trainer.environments:
         environment._clear()
     assert not trainer.environments[0]._opened
+
+
+def test_the_photos_of_the_next_step_are_opened_in_the_background_and_each_once(tmp_path, monkeypatch):
+    opened, load = [], Photo.load
+    main = threading.main_thread()
+
+    def noting(photo):
+        opened.append((photo.photo_id, threading.current_thread() is main))
+        return load(photo)
+
+    monkeypatch.setattr(Photo, "load", noting)
+    photos = [drawn_photo(f"photo-{i}") for i in range(3)]
+    model, processor = untrained()
+    settings = dict(steps=3, prompts_per_step=1, group_size=2, save_steps=0, max_completion_tokens=200)
+    trainer = grpo.make_trainer(model, processor, photos, KnownSearch(), TINY, GrpoConfig(**settings), tmp_path)
+    script(trainer, ([GUESS], [ZOOM, GUESS]))
+    trainer.train()
+    trainer.opener.close()
+    assert [photo_id for photo_id, _ in opened] == [photo.photo_id for photo in trainer.order]
+    assert [in_main for _, in_main in opened] == [True, False, False]
 
 
 def test_every_component_reaches_the_trainer_and_the_total_is_theirs(trainer):
@@ -270,14 +291,14 @@ def test_a_step_changes_language_model_and_vision_and_with_lora_only_adapters(tm
 
 
 def test_a_reward_that_is_not_a_number_stops_the_run_with_the_photo(trainer, monkeypatch):
-    real = grpo.score
+    real = training_environment.score
 
     def broken(trajectory, weights):
         made = real(trajectory, weights)
         made.total = float("nan")
         return made
 
-    monkeypatch.setattr(grpo, "score", broken)
+    monkeypatch.setattr(training_environment, "score", broken)
     with pytest.raises(FloatingPointError, match="photo-1"):
         trainer.train()
 
