@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -315,6 +316,24 @@ def test_right_padded_rows_give_the_same_loss_and_gradients_without_a_mask(made)
     model.zero_grad()
     assert math.isclose(quick_loss, loss, rel_tol=2e-3)
     assert torch.nn.functional.cosine_similarity(quick.flatten(), usual.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("length", [2, 128, 129, 300])
+def test_attention_in_blocks_is_causal_attention(length):
+    torch.manual_seed(0)
+    sizes = [(2, 6, length, 32), (2, 2, length, 32), (2, 2, length, 32)]
+    blocks, usual = ([torch.randn(size).requires_grad_() for size in sizes] for _ in range(2))
+    for mine, theirs in zip(blocks, usual, strict=True):
+        theirs.data.copy_(mine.data)
+    found, _ = policy._attend_causally(SimpleNamespace(num_key_value_groups=3), *blocks, scaling=32**-0.5)
+    query, key, value = usual
+    shared = (key.repeat_interleave(3, 1), value.repeat_interleave(3, 1))
+    known = torch.nn.functional.scaled_dot_product_attention(query, *shared, is_causal=True).transpose(1, 2)
+    assert torch.allclose(found, known, atol=0.03)  # bfloat16
+    weight = torch.randn(known.shape)
+    (found * weight).sum().backward(), (known * weight).sum().backward()
+    for mine, theirs in zip(blocks, usual, strict=True):
+        assert torch.nn.functional.cosine_similarity(mine.grad.flatten(), theirs.grad.flatten(), dim=0) > 0.999
 
 
 def test_an_agent_never_writes_the_placeholder_of_a_picture():
