@@ -21,6 +21,8 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel, rot
 _INPUTS = {"input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids"}
 _SETTINGS = {"max_new_tokens", "do_sample", "temperature", "suppress_tokens", "eos_token_id", "pad_token_id"}
 _NEUTRAL = {"top_k": (0,), "top_p": (None, 1.0), "min_p": (None,), "repetition_penalty": (None, 1.0)}
+_IDLE = {"bos_token_id", "cache_implementation", "disable_compile", "max_length", "transformers_version", "use_cache"}
+_IDLE |= {"_from_model_config", "output_attentions", "output_hidden_states"}  # change no token
 _FEWER = 0.8  # rows are taken out when so many are left
 
 
@@ -34,7 +36,9 @@ def _generate(model, generation_config: GenerationConfig | None = None, **given)
     """`generate` of a model for inputs padded on the left; returns (B, T + new), padded on the right."""
     library, text = types.MethodType(type(model).generate, model), model.model.language_model
     config = _settled(model.generation_config, generation_config, given)
-    if not (given.keys() <= {*_INPUTS, *config} and _is_plain(config) and _is_bare(text)):
+    asked = given.keys() | model.generation_config.to_diff_dict().keys()
+    asked |= generation_config.to_diff_dict().keys() if generation_config else set()
+    if not (asked <= {*_INPUTS, *config, *_IDLE} and _is_plain(config) and _is_bare(text)):
         return library(generation_config=generation_config, **given)
     inputs = {name: value for name, value in given.items() if name in _INPUTS}
     read = library(**inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, output_logits=True)
@@ -61,7 +65,8 @@ def _settled(default: GenerationConfig, chosen: GenerationConfig | None, given: 
 def _is_plain(config: dict) -> bool:
     """Whether the settings ask for nothing but the likeliest token, or one drawn from the whole distribution."""
     kept = ("repetition_penalty",) if not config["do_sample"] else _NEUTRAL
-    return config["max_new_tokens"] is not None and all(config[name] in _NEUTRAL[name] for name in kept)
+    known = config["max_new_tokens"] is not None and config["eos_token_id"] is not None
+    return known and all(config[name] in _NEUTRAL[name] for name in kept)
 
 
 def _is_bare(text: Qwen3VLTextModel) -> bool:
@@ -177,9 +182,7 @@ def _step(weights: _Weights, rows: _Rows, tokens: torch.Tensor) -> torch.Tensor:
     cos, sin = weights.rotary(hidden, rows.position.expand(3, -1).unsqueeze(2))  # (B, 1, dim)
     bias = rows.bias[..., : at + 1]
     for layer, keys, values in zip(weights.layers, rows.keys, rows.values, strict=True):
-        mixed = F.linear(_normed(hidden, layer.before, weights.eps).to(dtype), layer.qkv).view(
-            batch, heads + 2 * key_heads, -1
-        )
+        mixed = F.linear(_normed(hidden, layer.before, weights.eps).to(dtype), layer.qkv).view(batch, -1, cos.shape[-1])
         turned = _normed(mixed[:, : heads + key_heads], layer.turned, weights.eps)
         turned = turned * cos + rotate_half(turned) * sin
         keys[:, :, at], values[:, :, at] = turned[:, heads:], mixed[:, heads + key_heads :]

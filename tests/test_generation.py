@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import drawn_photo, untrained
+from models import KnownSearch, drawn_photo, untrained
 from transformers import GenerationConfig
 
-from reverse_lib import generation, policy
+from reverse_lib import generation, grpo, policy
 from reverse_lib.interface import (
     TINY,
     assistant_message,
@@ -18,6 +18,7 @@ from reverse_lib.interface import (
     tool_message,
     with_photo,
 )
+from reverse_lib.profiles import GrpoConfig
 
 AGENT = Path(__file__).parent.parent / "data" / "models" / "agent"
 READ = (
@@ -130,6 +131,24 @@ def test_settings_that_it_does_not_know_go_the_librarys_way(agent, monkeypatch, 
     monkeypatch.setattr(generation, "_write", None)
     given = inputs(agent, conversations()) | {"max_new_tokens": 12, "do_sample": False} | settings
     assert torch.equal(agent.model.generate(**given), library(agent.model, **given))
+
+
+@pytest.mark.parametrize("setting", [{"no_repeat_ngram_size": 2}, {"num_beams": 2}])
+def test_what_the_models_own_configuration_asks_for_counts_too(agent, monkeypatch, setting):
+    monkeypatch.setattr(generation, "_write", None)
+    for name, value in setting.items():
+        monkeypatch.setattr(agent.model.generation_config, name, value)
+    given = inputs(agent, conversations()) | {"max_new_tokens": 12, "do_sample": False}
+    assert torch.equal(agent.model.generate(**given), library(agent.model, **given))
+
+
+def test_rollouts_of_training_are_written_the_quick_way(tmp_path, monkeypatch):
+    rows, write = [], generation._write
+    monkeypatch.setattr(generation, "_write", lambda *given: rows.append(len(given[2])) or write(*given))
+    model, processor = policy.load_model(AGENT), policy.load_processor(AGENT)
+    settings = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, save_steps=0)
+    grpo.train(model, processor, [drawn_photo()], KnownSearch(), TINY, settings, tmp_path)
+    assert rows[0] == 2 and len(rows) > 1  # all turns of all rollouts
 
 
 def test_adapters_go_the_librarys_way_until_they_are_merged(monkeypatch):
