@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from reverse_lib import ablations, replication
+from reverse_lib import ablations, policy, replication
 from reverse_lib.ablations import FULL, START
+from reverse_lib.evaluation import evaluate
 from reverse_lib.metrics import summarize
+from reverse_lib.trajectory import TOOLS
+from reverse_lib.world import World
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "outputs" / "reference"
@@ -68,6 +71,45 @@ def test_reinforcement_learning_raised_the_reward_with_every_seed(runs):
         after = runs[runs["variant"] == FULL].query("seed == @seed")
         change = ablations.compare(before, after, ["reward"]).loc["reward"]
         assert change["shown"] and change["low"] > 0, (seed, change.to_dict())
+
+
+@pytest.mark.parametrize("metric", ["within_25km", "evidence_mcc"])
+def test_pooled_over_the_seeds_it_raised_accuracy_and_trust(runs, metric):
+    by_variant = {name: [one for _, one in rows.groupby("seed")] for name, rows in runs.groupby("variant")}
+    change = ablations.compare(by_variant[START], by_variant[FULL], [metric]).loc[metric]
+    assert change["shown"] and change["low"] > 0, change.to_dict()
+
+
+def test_the_cold_start_writes_turns_as_it_should_and_places_what_direct_fine_tuning_cannot(runs):
+    by_variant = {name: summarize(rows)["value"] for name, rows in runs.query("seed == 0").groupby("variant")}
+    start, direct = by_variant[START], by_variant[replication.DIRECT]
+    assert start["format"] >= 0.95
+    assert start["within_25km"] >= 2 * direct["within_25km"] and start["within_25km"] > 0.2
+    assert start["within_25km"] < 0.7  # leaves something to learn
+
+
+def test_collating_takes_little_of_a_supervised_step():
+    assert 0 < json.loads((KEPT / "03_sft.metrics.json").read_text())["pipeline_share"] < 0.15
+
+
+def test_what_is_ours_takes_little_of_a_step_and_training_no_more_than_eight_minutes():
+    found = json.loads((KEPT / "04_grpo.metrics.json").read_text())
+    assert 60 < found["seconds"] < 480
+    speed = found["speed"]
+    assert 0 < speed["tools"] < speed["own"] < 0.03
+    assert speed["generate"] + speed["update"] + speed["own"] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(("model", "variant"), [("sft", replication.DIRECT), ("coldstart", START), ("agent", FULL)])
+def test_the_shipped_models_are_those_of_the_run(runs, model, variant):
+    world, count = World(0, 200), 40
+    agent = policy.load_agent(ROOT / "data" / "models" / model, tools=() if variant == replication.DIRECT else TOOLS)
+    photos = world.photos("test-new", 300)[:count]
+    found = evaluate(agent, photos, world.live, agent.interface, tools=agent.tools).set_index("photo_id")
+    kept = runs.query("variant == @variant and seed == 0").set_index("photo_id").loc[found.index]
+    same = (found["km"] - kept["km"]).abs() < 1  # the kept answers are of weights in float32
+    assert same.mean() > 0.7, same.mean()
+    assert found["reward"].mean() == pytest.approx(kept["reward"].mean(), abs=0.1)
 
 
 def test_the_shares_on_the_front_page_are_those_of_the_runs(runs):
