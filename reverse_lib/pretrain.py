@@ -1,7 +1,8 @@
 """The tiny base model, the stand-in for Qwen3-VL-4B-Instruct: it can see and speak, but knows hardly a place.
 
 In steps, on worlds that are never evaluated. Each drills one thing alone, because mixed with others from the start it
-stalls (measured: model card). Eyes and words are learned apart, side by side in two processes of one thread each:
+stalls (measured: model card). Eyes and words are learned apart, side by side in two processes with half of the cores
+each; when the words are done, the eyes get all:
 
 - eyes, the vision tower alone with throwaway heads:
   1. reading: the letters on drawn crops (CTC, and the place where each letter stands).
@@ -37,6 +38,7 @@ from torch import nn
 
 from reverse_lib import tiny
 from reverse_lib.environment import TINY, tool_functions
+from reverse_lib.generation import quicken_generation
 from reverse_lib.geo import Answer
 from reverse_lib.policy import (
     Agent,
@@ -221,14 +223,14 @@ def _with_image(sample: SkillSample) -> list[dict]:
 class Recipe:
     """How long each step takes, minutes of wall time, and on how much data."""
 
-    reading: float = 12
-    looking: float = 56
-    copying: float = 8
-    judging: float = 50
-    naming: float = 6
-    pointing: float = 12
-    skills: float = 16
-    worlds: int = 40  # pre-training worlds
+    reading: float = 10
+    looking: float = 62
+    copying: float = 7
+    judging: float = 28
+    naming: float = 5
+    pointing: float = 15
+    skills: float = 14
+    worlds: int = 30  # pre-training worlds
     places: int = 200  # of each
     photos: int = 900  # of each
     drawn: int = 1300  # drawn crops of each
@@ -238,8 +240,8 @@ class Recipe:
 class Builder:
     """A part of the base under construction: model, tokenizer, throwaway heads, data, and the steps that are done."""
 
-    def __init__(self, folder: Path, recipe: Recipe, part: str):
-        self.file, self.recipe, self.part = folder / f"{part}.pt", recipe, part
+    def __init__(self, folder: Path, recipe: Recipe, part: str, report: Callable[[str], None] = print):
+        self.file, self.recipe, self.part, self.report = folder / f"{part}.pt", recipe, part, report
         self.world = World(FIRST_SEED, recipe.places)
         self.model, self.tokenizer = tiny.build(whole_words(self.world), recipe.seed)
         quicken_vision(self.model)
@@ -257,6 +259,8 @@ class Builder:
             self.heads.load_state_dict(eyes["heads"])
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model.to(device), self.heads.to(device)
+        if device == "cpu":
+            quicken_generation(self.model)
 
     def build(self, pool: tuple[list, list]) -> None:
         """Takes the steps of this part that are not done, on so many photos and crops."""
@@ -290,12 +294,12 @@ class Builder:
     def see(self, pool: tuple[list, list], batch: tuple[int, int, int, int], minutes: float) -> None:
         """Trains tower and heads on so many photos, crops, and windows on wide and on tall regions a step."""
         batches = vision_batches(*pool, batch, self.recipe.seed + batch[0])
-        train_vision(self.model.model.visual, self.heads, batches, 60 * minutes)
+        train_vision(self.model.model.visual, self.heads, batches, 60 * minutes, report=self.report)
 
     def speak(self, minutes: float, lr: float, batch: int, **shares: float) -> None:
         """Trains the language model on drills, the tower held still."""
         self.model.model.visual.requires_grad_(False)
-        train_skills(self.model, self.tokenizer, self.drills, 60 * minutes, shares, lr, batch)
+        train_skills(self.model, self.tokenizer, self.drills, 60 * minutes, shares, lr, batch, report=self.report)
         self.model.model.visual.requires_grad_(True)
 
     def measure(self) -> dict[str, float]:
@@ -338,7 +342,13 @@ def build_base(folder: Path, recipe: Recipe | None = None) -> dict[str, float]:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
         words = beside.submit(teach_words, folder, recipe, max(threads // 2, 1))
         set_threads(max(threads // 2, 1))
-        Builder(folder, recipe, "eyes").build(pool)
+
+        def report(row: str) -> None:
+            print(row, flush=True)
+            if words.done():
+                set_threads()
+
+        Builder(folder, recipe, "eyes", report).build(pool)
         words.result()
     set_threads()
     builder = Builder(folder, recipe, "both")
@@ -361,7 +371,7 @@ def main(folder: Path, settings: tuple[str, ...]) -> None:
         if name not in known:
             raise click.BadParameter(f"{name!r}: unknown; use one of {', '.join(known)}")
         try:
-            chosen[name] = type(getattr(Recipe(), name))(value)
+            chosen[name] = known[name](value)
         except ValueError:
             raise click.BadParameter(f"{setting!r}: give a number") from None
     print(build_base(folder, Recipe(**chosen)))
