@@ -232,12 +232,14 @@ class ReviewPanel(Panel):
     def _show_turns(self, state: _State) -> None:
         old, self.ticks, lines = self.turns.children, {}, [ipywidgets.HTML(self._about(self._index))]
         for piece, place in self._pieces(self._index, self._image):
-            text = ipywidgets.HTML(piece, layout={"flex": "1 1 0", "min_width": "0", "height": "auto"})
+            text = ipywidgets.HTML(piece, layout={"flex": "0 0 auto", "height": "auto"})  # what is long scrolls
             if place is not None:
                 box = ipywidgets.Checkbox(place[1] in state.ticks[place[0]], description=f"[{place[1]}]", indent=False)
                 box.layout = {"width": "48px", "flex": "0 0 auto"}
                 self.ticks[place] = box
-            lines.append(text if place is None else ipywidgets.HBox([box, text]))
+                text.layout = {"flex": "1 1 0", "min_width": "0", "height": "auto"}
+                text = ipywidgets.HBox([box, text], layout={"flex": "0 0 auto"})
+            lines.append(text)
         self.turns.children = lines
         for widget in old:
             for inner in getattr(widget, "children", ()):

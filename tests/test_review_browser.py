@@ -30,7 +30,7 @@ photos = [Photo(f"p{i}", picture.getvalue()) for i in (1, 2)]
 attack = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 results = [{"title": attack, "url": f"https://{i}.example", "useful": None} for i in (1, 2, 3)]
 call = '<think>A sign.</think><tool_call>{"name": "text_search_tool", "arguments": {"query": "Vigo"}}</tool_call>'
-last = "<think>[2] fits.</think><useful>[2]</useful><answer>Spain, Vigo, 42.2, -8.7</answer>"
+last = f"<think>{'Long. ' * 1500}[2] fits.</think><useful>[2]</useful><answer>Spain, Vigo, 42.2, -8.7</answer>"
 search = Observation("text_search_tool", {"query": "Vigo"}, "ok", "", results)
 rows = [Trajectory(p.photo_id, [Step(call, search), Step(last)], regions=[[100, 200, 300, 400]]) for p in photos]
 """
@@ -47,6 +47,7 @@ TrajectoryViewer({"searched": rows[0], "guessed": guess}, photos[0].load(), TINY
 
 
 VIEWER = ".jp-OutputArea-output:has(option[data-value=guessed])"
+ROWS = "() => [...document.querySelectorAll('.widget-hbox > .widget-checkbox')].map(e => e.parentElement.clientHeight)"
 FITS = "() => (box => box.scrollWidth <= box.clientWidth)(document.querySelector('{}'))"
 
 
@@ -164,6 +165,7 @@ def test_a_tick_in_the_browser_is_in_the_file_and_reopening_goes_on_from_there(o
     page = open_notebook()
     page.get_by_text("0 of 2 decided").wait_for()
     assert page.evaluate(FITS.format(".jp-OutputArea-output:has(.widget-checkbox)"))
+    assert min(page.evaluate(ROWS)) >= 20  # px: no line is squeezed, however long the trajectory is
     page.get_by_role("checkbox", name="[2]").check()
     page.get_by_role("button", name="accept").click()
     page.get_by_text("1 of 2 decided").wait_for()
