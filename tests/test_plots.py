@@ -1,5 +1,7 @@
 """Figures: what is drawn equals the table it was given, and boxes sit where the photo has them."""
 
+from io import BytesIO
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -171,11 +173,17 @@ def test_the_funnel_states_numbers_and_shares_of_the_first():
 
 def test_a_bar_list_writes_each_value_behind_a_bar_of_that_length():
     figure = plots.bar_list({"easy": 1200, "hard": 0}, "Photos by difficulty")
-    assert (
-        texts(figure).split("\n") == ["1,200", "0"] and figure.axes[0].get_title(loc="left") == "Photos by difficulty"
-    )
+    assert texts(figure).split("\n") == ["1,200", "0"] and figure.get_suptitle() == "Photos by difficulty"
     assert [bar.get_width() for bar in figure.axes[0].patches] == [1200, 0]
     assert texts(plots.bar_list({"the same box": 0.5}, "Hits", ["50 %"])) == "50 %"
+
+
+def test_the_title_of_a_bar_list_is_not_cut_off():
+    title = "The same calls now: what changed since they were recorded"
+    figure = plots.bar_list({"a name that takes a third of the picture": 1.0}, title)
+    figure.savefig(BytesIO())
+    (written,) = [text for text in figure.texts if text.get_text() == title]
+    assert written.get_window_extent().x1 < figure.bbox.x1
 
 
 def test_a_box_in_thousandths_is_drawn_at_its_pixels():
