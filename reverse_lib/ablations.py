@@ -6,11 +6,16 @@ a long list can be stopped and started again.
 
     results = ablate(start, photos, cache, test_photos, world.live, config, "outputs/cpu/ablations")
     effects(results)          # each variant against the full method: value, low, high, n, shown
+    make_runs(get_profile("reference"))      # all that a profile asks for, from the files of notebooks 01 to 03
 """
 
 import dataclasses
 import json
+import multiprocessing
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +24,12 @@ import pandas as pd
 from reverse_lib import grpo
 from reverse_lib.evaluation import METRICS, compare, evaluate
 from reverse_lib.photos import Photo
-from reverse_lib.policy import Agent, load_interface, load_model, load_processor, pictures_remembered
-from reverse_lib.profiles import GrpoConfig
+from reverse_lib.policy import Agent, load_interface, load_model, load_processor, pictures_remembered, set_threads
+from reverse_lib.profiles import GrpoConfig, Profile
+from reverse_lib.recording import training_search
 from reverse_lib.rewards import Weights
-from reverse_lib.trajectory import TOOLS, save_trajectories
+from reverse_lib.trajectory import TOOLS, load_trajectories, save_trajectories
+from reverse_lib.world import World
 
 ZOOM, IMAGE, TEXT = TOOLS
 FULL = "full method"
@@ -167,9 +174,70 @@ def _claim(folder: Path, start, photos, test_photos, config: GrpoConfig) -> None
     ids = {"photos": [p.photo_id for p in photos], "test_photos": [p.photo_id for p in test_photos]}
     text = json.dumps({"start": str(start), "config": dataclasses.asdict(config), **ids}, indent=1) + "\n"
     file = folder / SETTINGS_FILE
-    if file.exists() and file.read_text() != text:
+    if not file.exists():
+        whole = file.with_suffix(f".{os.getpid()}")  # another process sees all of it or nothing
+        whole.write_text(text)
+        whole.replace(file)
+    elif file.read_text() != text:
         raise ValueError(f"{folder}: holds runs of other settings (see {SETTINGS_FILE}); name another folder")
-    file.write_text(text)
+
+
+def make_runs(p: Profile, on_run: Callable[[str, int], object] | None = None) -> Path:
+    """Make the runs of a profile in the miniature world, `p.ablation.processes` of them side by side.
+
+    Little of a tiny model's training is arithmetic that cores can share: two runs side by side with a core each are
+    done sooner than one after the other with both.
+
+    Args:
+        p: What it leaves from notebooks 01 to 03 is what the runs are trained from.
+        on_run: Called with variant and seed when a run is done.
+
+    Returns:
+        The folder of the runs, `ablations`; those that are there are not made again. See `load_runs`.
+
+    Raises:
+        FileNotFoundError: A file of an earlier notebook is missing; the message says which notebook makes it.
+        ValueError: There is no such variant, or the folder holds runs of other settings.
+    """
+    folder = p.path("ablations", SETTINGS_FILE).parent
+    seeds = range(p.ablation.seeds)
+    jobs = [(name, i) for name, v in choose(p.ablation.variants).items() for i in (seeds if v.trained else seeds[:1])]
+    jobs = [(name, i) for name, i in jobs if not (folder / f"{name}, seed {i}.parquet").exists()]
+    processes = min(p.ablation.processes, len(jobs))
+    if processes < 2:
+        for job in jobs:
+            _make_run(p, *job)
+            if on_run:
+                on_run(*job)
+        return folder
+    threads = max(set_threads() // processes, 1)
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), set_threads, (threads,)) as pool:
+        made = {pool.submit(_make_run, p, *job): job for job in jobs}
+        try:
+            for run in as_completed(made):
+                run.result()
+                if on_run:
+                    on_run(*made[run])
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error no further run is begun
+    return folder
+
+
+def _make_run(p: Profile, name: str, seed: int) -> None:
+    """One run of `make_runs`, with a cache of its own where training records what it asks."""
+    start = p.input("checkpoints", "coldstart", made_by="03_sft")
+    searched = load_trajectories(p.input("trajectories.jsonl", made_by="01_annotation"))
+    searched = [t for t in searched if t.extra["sample"] == "search"]
+    recorded, folder = p.input("search_cache", made_by="02_search_cache"), p.path("ablations", SETTINGS_FILE).parent
+    world, shown = World(p.world.seed, p.world.places), load_interface(start).max_results
+    photos, levels = [world.photo(t.photo_id) for t in searched], [t.extra["difficulty"] for t in searched]
+    own = folder / f"{name}, seed {seed}"
+    cache, search = training_search(p.grpo.search, recorded, own, world.live, shown, "miniature web")
+    judged, variants = world.photos("test-new", p.ablation.photos), {name: VARIANTS[name]}
+    settings = (p.grpo, folder, variants, [seed], levels, p.model.loading, p.evaluation.batch_size)
+    with cache:
+        ablate(start, photos, search, judged, world.live, *settings)
+    shutil.rmtree(own / "search_cache", ignore_errors=True)
 
 
 def effects(

@@ -93,6 +93,7 @@ class AblationConfig:
     variants: str = ""  # names out of `ablations.VARIANTS`, with commas between; "" is all of them
     seeds: int = 3
     photos: int = 300  # test-new photos that every run is judged on
+    processes: int = 2  # runs made side by side, each with its share of the cores
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ _GPU = Profile(
     direct=SftConfig(samples=20000, batch_size=128, epochs=2.0, minutes=4),
     coldstart=SftConfig(samples=10000, batch_size=64, minutes=6),
     grpo=GrpoConfig(steps=100, prompts_per_step=32),
+    ablation=AblationConfig(processes=1),
     evaluation=EvaluationConfig(photos=1000, batch_size=256, samples=8, uncertain_photos=500),
 )
 _QWEN = Profile(
@@ -198,6 +200,7 @@ _QWEN = Profile(
         search="offline",
         schedule="constant",
     ),
+    ablation=AblationConfig(processes=1),
     evaluation=EvaluationConfig(photos=2997, batch_size=16),
 )
 _CLAIMED = (  # what the claims of `replication` compare

@@ -1,5 +1,7 @@
 """Ablations: every variant is trained as it says, runs are kept, and differences are paired."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +9,11 @@ from models import GUESS, KnownSearch, Scripted, drawn_photo, untrained
 
 from reverse_lib import ablations, grpo, policy
 from reverse_lib.ablations import FULL, START, VARIANTS, Variant, ablate, effects
-from reverse_lib.environment import TINY
-from reverse_lib.profiles import GrpoConfig
-from reverse_lib.trajectory import TOOLS, load_trajectories
+from reverse_lib.cache import SearchCache
+from reverse_lib.environment import TINY, rollout
+from reverse_lib.profiles import AblationConfig, GrpoConfig, get_profile
+from reverse_lib.teacher import ScriptedTeacher
+from reverse_lib.trajectory import TOOLS, load_trajectories, save_trajectories
 
 CONFIG = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, max_completion_tokens=40, max_turn_tokens=8)
 
@@ -112,6 +116,35 @@ def test_finished_runs_are_read_again_and_an_untrained_one_stands_for_every_seed
     (tmp_path / "runs" / f"{FULL}, seed 0.parquet").unlink()
     left = ablations.load_runs(tmp_path / "runs")
     assert left.groupby(["variant", "seed"]).size().to_dict() == {(START, 0): 3, (START, 1): 3, (FULL, 1): 3}
+
+
+def test_runs_of_a_profile_are_made_side_by_side_once_and_as_one_process_makes_them(start, tmp_path, world, monkeypatch):
+    monkeypatch.setattr(ablations, "Agent", policy.Agent)  # another process knows of no script
+
+    def profile(name, processes):
+        chosen = AblationConfig(True, f"{START}, zoom only", seeds=1, photos=2, processes=processes)
+        return dataclasses.replace(get_profile("cpu"), outputs=str(tmp_path / name), grpo=CONFIG, ablation=chosen)
+
+    beside, alone = profile("beside", 2), profile("alone", 1)
+    with pytest.raises(FileNotFoundError, match="coldstart: not there yet; notebook 03_sft makes it"):
+        ablations.make_runs(beside)
+    rows = rollout(ScriptedTeacher(world), world.photos("train", 4), world.live)
+    for row in rows:
+        row.extra |= {"sample": "search", "difficulty": "easy"}
+    for p in (beside, alone):
+        p.path("checkpoints", "coldstart").symlink_to(start)
+        save_trajectories(p.path("trajectories.jsonl"), rows)
+        with SearchCache.open(p.path("search_cache"), mode="w") as cache:
+            cache.record_trajectory(rows[0])
+    done = []
+    runs = {p: ablations.load_runs(ablations.make_runs(p, lambda *run: done.append(run))) for p in (beside, alone)}
+    assert sorted(done) == sorted([(START, 0), ("zoom only", 0)] * 2)
+    made = ["variant", "seed", "photo_id", "reward", "tokens"]
+    assert runs[beside].groupby("variant").size().to_dict() == {START: 2, "zoom only": 2}
+    pd.testing.assert_frame_equal(runs[beside][made], runs[alone][made])
+    assert not list(beside.folder.rglob("ablations/*/search_cache")), "only needed while a run is trained"
+    ablations.make_runs(beside, lambda *run: done.append(run))
+    assert len(done) == 4
 
 
 def test_variants_are_chosen_by_name_and_an_unknown_name_is_an_error():
