@@ -11,7 +11,7 @@ each; when the words are done, the eyes get all:
 - words, the language model without a picture:
   3. copying: it says names and numbers again.
   4. judging: it goes on with that, and judges lists of results.
-- both, the tower held still:
+- both, the tower held still, and all the while a little of copying and judging, which are forgotten otherwise:
   5. naming: it says what the tower has read.
   6. pointing: it says what and where the tower has seen.
   7. skills: single turns of all kinds: point at the region, read a crop, judge a list of results against the cues, copy
@@ -34,7 +34,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import nn
 
 from reverse_lib import tiny
 from reverse_lib.environment import TINY, tool_functions
@@ -58,7 +57,7 @@ from reverse_lib.skills import (
     whole_words,
 )
 from reverse_lib.trajectory import parse_turn
-from reverse_lib.vision import VisionHeads, measure_vision, patchify, rate_at, train_vision
+from reverse_lib.vision import Descent, VisionHeads, linear_weights, measure_vision, patchify, rate_at, train_vision
 from reverse_lib.world import World
 
 PARTS = {"eyes": ("reading", "looking"), "words": ("copying", "judging"), "both": ("naming", "pointing", "skills")}
@@ -143,22 +142,16 @@ def train_skills(
     Returns:
         The logged losses (running means by kind of turn), with step and seconds.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
+    descend = Descent(linear_weights(model), list(model.parameters()), lr)
     kinds, chances, ready = list(shares), list(shares.values()), {kind: [] for kind in shares}
     start, history, step, recent = time.monotonic(), [], 0, {}
     while (done := (time.monotonic() - start) / seconds) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = lr * rate_at(done)
         kind = kinds[drills.rng.choice(len(kinds), p=chances)]
         ready[kind] = ready[kind] or draw_batches(getattr(drills, kind), batch, drills.rng)
         inputs, weights = encode_skills(tokenizer, ready[kind].pop())
         with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16), right_padded(model):
             loss = skill_loss(model, inputs, weights)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        descend(loss, rate_at(done))
         recent[kind] = 0.9 * recent.get(kind, loss.item()) + 0.1 * loss.item()
         step += 1
         if step % log_every == 0:
@@ -223,13 +216,13 @@ def _with_image(sample: SkillSample) -> list[dict]:
 class Recipe:
     """How long each step takes, minutes of wall time, and on how much data."""
 
-    reading: float = 10
-    looking: float = 62
-    copying: float = 7
-    judging: float = 28
+    reading: float = 8
+    looking: float = 60
+    copying: float = 6
+    judging: float = 24
     naming: float = 5
-    pointing: float = 15
-    skills: float = 14
+    pointing: float = 14
+    skills: float = 16
     worlds: int = 30  # pre-training worlds
     places: int = 200  # of each
     photos: int = 900  # of each
@@ -285,9 +278,9 @@ class Builder:
         elif name == "judging":
             self.speak(minutes, 1.5e-3, 32, judging=0.65, copying=0.35)
         elif name == "naming":
-            self.speak(minutes, 2e-3, 64, reading=1.0)
+            self.speak(minutes, 2e-3, 32, reading=0.8, judging=0.12, copying=0.08)
         elif name == "pointing":
-            self.speak(minutes, 1.5e-3, 48, pointing=0.75, reading=0.25)
+            self.speak(minutes, 1.5e-3, 32, pointing=0.6, reading=0.2, judging=0.15, copying=0.05)
         else:
             self.speak(minutes, 1.5e-3, 32, pointing=0.35, reading=0.2, judging=0.4, copying=0.05)
 

@@ -176,6 +176,48 @@ def vision_losses(visual: nn.Module, heads: VisionHeads, batch: VisionBatch) -> 
     return losses | reading_loss(heads, tokens.float(), batch.crops)
 
 
+def linear_weights(module: nn.Module) -> list[nn.Parameter]:
+    """Weights of the linear layers, but for one that is an embedding as well."""
+    tied = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    return [m.weight for m in module.modules() if isinstance(m, nn.Linear) and id(m.weight) not in tied]
+
+
+class Descent:
+    """Steps of Muon (Jordan 2024) on some matrices and of AdamW on all other parameters, at one rate.
+
+    Reading is learned in half of the time that AdamW alone takes (measured: model card). Muon's steps are scaled to the
+    size of AdamW's (Liu et al. 2025), so that one rate serves both.
+
+    Args:
+        matrices: Two-dimensional parameters inside the network: no embeddings, no heads.
+        parameters: All that are trained, `matrices` too; those without gradients are left out.
+        lr: Peak learning rate.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], parameters: list[nn.Parameter], lr: float):
+        self.parameters, self.lr = [p for p in parameters if p.requires_grad], lr
+        inside = {id(p) for p in matrices}
+        groups = [[p for p in self.parameters if (id(p) in inside) == chosen] for chosen in (True, False)]
+        scaled = {"adjust_lr_fn": "match_rms_adamw"}
+        self.optimisers = [
+            kind(group, lr=lr, weight_decay=0.02, **settings)
+            for kind, group, settings in zip(
+                (torch.optim.Muon, torch.optim.AdamW), groups, (scaled, {"betas": (0.9, 0.98)}), strict=True
+            )
+            if group
+        ]
+
+    def __call__(self, loss: torch.Tensor, rate: float) -> None:
+        """One step down `loss`, at this share of the peak rate."""
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.lr * rate
+            optimiser.step()
+            optimiser.zero_grad()
+
+
 def train_vision(
     visual: nn.Module,
     heads: VisionHeads,
@@ -185,7 +227,7 @@ def train_vision(
     log_every: int = 50,
     report: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Train tower and heads for a time budget with AdamW, 5 % warm-up and a cosine to 5 %.
+    """Train tower and heads for a time budget, with 5 % warm-up and a cosine to 5 %.
 
     Args:
         visual: The vision tower, `model.model.visual`.
@@ -200,16 +242,11 @@ def train_vision(
         The logged losses, with step and seconds.
     """
     parameters = [*visual.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
+    descend = Descent(linear_weights(visual), parameters, lr)
     start, history, step = time.monotonic(), [], 0
     while (done := (time.monotonic() - start) / seconds) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = lr * rate_at(done)
         losses = vision_losses(visual, heads, next(batches))
-        optimiser.zero_grad()
-        sum(losses.values()).backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        descend(sum(losses.values()), rate_at(done))
         step += 1
         if step % log_every == 0:
             row = {"step": step, "seconds": time.monotonic() - start, **{k: v.item() for k, v in losses.items()}}

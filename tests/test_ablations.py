@@ -118,7 +118,7 @@ def test_finished_runs_are_read_again_and_an_untrained_one_stands_for_every_seed
     assert left.groupby(["variant", "seed"]).size().to_dict() == {(START, 0): 3, (START, 1): 3, (FULL, 1): 3}
 
 
-def test_runs_of_a_profile_are_made_side_by_side_once_and_as_one_process_makes_them(start, tmp_path, world, monkeypatch):
+def test_runs_of_a_profile_are_made_side_by_side_once_and_as_one_process_does(start, tmp_path, world, monkeypatch):
     monkeypatch.setattr(ablations, "Agent", policy.Agent)  # another process knows of no script
 
     def profile(name, processes):
