@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from transformers.utils.logging import disable_progress_bar
 
 from reverse_lib import grpo
 from reverse_lib.evaluation import METRICS, compare, evaluate
@@ -211,7 +212,7 @@ def make_runs(p: Profile, on_run: Callable[[str, int], object] | None = None) ->
                 on_run(*job)
         return folder
     threads = max(set_threads() // processes, 1)
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), set_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (threads,)) as pool:
         made = {pool.submit(_make_run, p, *job): job for job in jobs}
         try:
             for run in as_completed(made):
@@ -221,6 +222,12 @@ def make_runs(p: Profile, on_run: Callable[[str, int], object] | None = None) ->
         finally:
             pool.shutdown(cancel_futures=True)  # after an error no further run is begun
     return folder
+
+
+def _begin(threads: int) -> None:
+    """Settings of a process of `make_runs`; its bars of loading and saving would stand in red in the notebook."""
+    set_threads(threads)
+    disable_progress_bar()
 
 
 def _make_run(p: Profile, name: str, seed: int) -> None:

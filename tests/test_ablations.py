@@ -118,7 +118,9 @@ def test_finished_runs_are_read_again_and_an_untrained_one_stands_for_every_seed
     assert left.groupby(["variant", "seed"]).size().to_dict() == {(START, 0): 3, (START, 1): 3, (FULL, 1): 3}
 
 
-def test_runs_of_a_profile_are_made_side_by_side_once_and_as_one_process_does(start, tmp_path, world, monkeypatch):
+def test_runs_of_a_profile_are_made_side_by_side_once_and_as_one_process_does(
+    start, tmp_path, world, monkeypatch, capfd
+):
     monkeypatch.setattr(ablations, "Agent", policy.Agent)  # another process knows of no script
 
     def profile(name, processes):
@@ -136,8 +138,11 @@ def test_runs_of_a_profile_are_made_side_by_side_once_and_as_one_process_does(st
         save_trajectories(p.path("trajectories.jsonl"), rows)
         with SearchCache.open(p.path("search_cache"), mode="w") as cache:
             cache.record_trajectory(rows[0])
-    done = []
-    runs = {p: ablations.load_runs(ablations.make_runs(p, lambda *run: done.append(run))) for p in (beside, alone)}
+    done, runs = [], {}
+    for p in (beside, alone):
+        capfd.readouterr()
+        runs[p] = ablations.load_runs(ablations.make_runs(p, lambda *run: done.append(run)))
+        assert p == alone or not capfd.readouterr().err  # it would stand in red in the notebook
     assert sorted(done) == sorted([(START, 0), ("zoom only", 0)] * 2)
     made = ["variant", "seed", "photo_id", "reward", "tokens"]
     assert runs[beside].groupby("variant").size().to_dict() == {START: 2, "zoom only": 2}
