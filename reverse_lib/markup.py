@@ -64,8 +64,13 @@ def turn_html(
 def score_html(score: Breakdown) -> str:
     """A reward and its components, on one line."""
     names = ("accuracy", "format", "process", "look", "query", "trust", "errors")
-    parts = [f'<span style="{MUTED}">{name}</span> {getattr(score, name) + 0.0:.2f}' for name in names]
-    return block([f"<b>reward {score.total + 0.0:.2f}</b> · {' · '.join(parts[:3])} ({', '.join(parts[3:])})"])
+    parts = [f'<span style="{MUTED}">{name}</span> {_unsigned(getattr(score, name))}' for name in names]
+    return block([f"<b>reward {_unsigned(score.total)}</b> · {' · '.join(parts[:3])} ({', '.join(parts[3:])})"])
+
+
+def _unsigned(value: float) -> str:
+    """Two decimals, and no minus before what is rounded to zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def beside(left: str, right: str) -> str:

@@ -1,13 +1,14 @@
 import base64
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from models import drawn_photo
 from PIL import Image
 
 from reverse_lib.environment import TINY
-from reverse_lib.markup import PLAIN, RIGHT, WRONG, crop_html, photo_html, turn_html
+from reverse_lib.markup import PLAIN, RIGHT, WRONG, crop_html, photo_html, score_html, turn_html
 from reverse_lib.rewards import score
 from reverse_lib.trajectory import Observation, Step
 from reverse_lib.widgets import TrajectoryViewer
@@ -118,6 +119,9 @@ def test_a_score_is_shown_with_its_parts_and_each_turn_with_its_own(make_traject
     viewer.turn.value = 2
     assert "process query +0.10" in re.sub("<[^>]+>", "", viewer.pages[0].value)
     assert viewer.unfolded().count("<b>reward 0.88</b>") == 1
+    nothing = replace(score(trajectory), total=-0.004, process=-0.0, errors=-0.15)
+    assert "reward 0.00" in score_html(nothing) and ">errors</span> -0.15" in score_html(nothing)
+    assert "-0.00" not in score_html(nothing)
 
 
 def test_one_slider_steps_two_stages_side_by_side(make_trajectory, image):
