@@ -1,8 +1,8 @@
 """The tiny base model, the stand-in for Qwen3-VL-4B-Instruct: it can see and speak, but knows hardly a place.
 
-In steps, on worlds that are never evaluated. Each drills one thing alone, because mixed with others from the start it
-stalls (measured: model card). Eyes and words are learned apart, side by side in two processes with half of the cores
-each; when the words are done, the eyes get all:
+In steps, on worlds that are never evaluated. Each drills one new thing, because all mixed from the start they stall.
+Eyes and words are learned apart, side by side in two processes with half of the cores each; when the words are done,
+the eyes get all:
 
 - eyes, the vision tower alone with throwaway heads:
   1. reading: the letters on drawn crops (CTC, and the place where each letter stands).
