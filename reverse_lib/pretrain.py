@@ -217,12 +217,12 @@ class Recipe:
     """How long each step takes, minutes of wall time, and on how much data."""
 
     reading: float = 8
-    looking: float = 60
+    looking: float = 61
     copying: float = 6
     judging: float = 24
     naming: float = 5
-    pointing: float = 14
-    skills: float = 16
+    pointing: float = 15
+    skills: float = 18
     worlds: int = 30  # pre-training worlds
     places: int = 200  # of each
     photos: int = 900  # of each
