@@ -6,8 +6,7 @@ the eyes get all:
 
 - eyes, the vision tower alone with throwaway heads:
   1. reading: the letters on drawn crops (CTC, and the place where each letter stands).
-  2. looking: it goes on reading, and learns country, kinds and boxes of the regions of photos, and the kinds of single
-     regions in small windows, many more of which fit into a step.
+  2. looking: it goes on reading, and learns the country of photos, and kinds and boxes of their regions.
 - words, the language model without a picture:
   3. copying: it says names and numbers again.
   4. judging: it goes on with that, and judges lists of results.
@@ -57,7 +56,16 @@ from reverse_lib.skills import (
     whole_words,
 )
 from reverse_lib.trajectory import parse_turn
-from reverse_lib.vision import Descent, VisionHeads, linear_weights, measure_vision, patchify, rate_at, train_vision
+from reverse_lib.vision import (
+    Descent,
+    VisionHeads,
+    fuse,
+    linear_weights,
+    measure_vision,
+    patchify,
+    rate_at,
+    train_vision,
+)
 from reverse_lib.world import World
 
 PARTS = {"eyes": ("reading", "looking"), "words": ("copying", "judging"), "both": ("naming", "pointing", "skills")}
@@ -270,9 +278,9 @@ class Builder:
         """One step of the recipe."""
         minutes = getattr(self.recipe, name)
         if name == "reading":
-            self.see(pool, (0, 64, 0, 0), minutes)
+            self.see(pool, (0, 64), 1.5e-3, minutes)
         elif name == "looking":
-            self.see(pool, (16, 32, 96, 24), minutes)
+            self.see(pool, (20, 12), 3e-3, minutes)
         elif name == "copying":
             self.speak(minutes, 2e-3, 64, copying=1.0)
         elif name == "judging":
@@ -284,10 +292,12 @@ class Builder:
         else:
             self.speak(minutes, 1.5e-3, 32, pointing=0.35, reading=0.2, judging=0.4, copying=0.05)
 
-    def see(self, pool: tuple[list, list], batch: tuple[int, int, int, int], minutes: float) -> None:
-        """Trains tower and heads on so many photos, crops, and windows on wide and on tall regions a step."""
+    def see(self, pool: tuple[list, list], batch: tuple[int, int], lr: float, minutes: float) -> None:
+        """Trains tower and heads on so many photos and crops a step."""
+        if minutes > 5 and self.model.device.type == "cpu":
+            fuse(self.model.model.visual)
         batches = vision_batches(*pool, batch, self.recipe.seed + batch[0])
-        train_vision(self.model.model.visual, self.heads, batches, 60 * minutes, report=self.report)
+        train_vision(self.model.model.visual, self.heads, batches, 60 * minutes, lr, report=self.report)
 
     def speak(self, minutes: float, lr: float, batch: int, **shares: float) -> None:
         """Trains the language model on drills, the tower held still."""

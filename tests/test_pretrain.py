@@ -125,37 +125,42 @@ def test_the_heads_find_the_region_they_are_told_of():
     assert vision.cells_of((side * 9 // 10, 0, 2 * side, up)).tolist() == [1]
 
 
-@pytest.mark.parametrize("size", skills.WINDOW_PX)
-def test_a_window_shows_the_whole_region_wherever_it_stands(size):
-    rng, (width, height) = np.random.default_rng(0), size
-    for bbox_2d in ((0, 0, 200, 120), (800, 860, 1000, 1000), (300, 400, 520, 500), (0, 900, 150, 1000)):
-        image = np.zeros((192, 256, 3), np.uint8)
-        x1, y1, x2, y2 = (round(v * side / 1000) for v, side in zip(bbox_2d, (256, 192, 256, 192), strict=True))
-        image[y1:y2, x1:x2] = 255
-        starts = set()
-        for _ in range(20):
-            window = skills.cut_window(rng, image, bbox_2d, size)
-            assert window.shape == (height, width, 3)
-            assert (window > 0).sum() == (image > 0).sum()
-            starts.add(tuple(np.argwhere(window[..., 0])[0]))
-        assert len(starts) > 1 or bbox_2d != (300, 400, 520, 500)  # at a rim there is no choice
+def test_a_varied_photo_keeps_its_boxes_on_their_regions_and_drops_what_is_cut_off():
+    rng, image = np.random.default_rng(0), np.zeros((192, 256, 3), np.uint8)
+    middle, corner = (300, 400, 520, 500), (0, 0, 90, 90)
+    image[77:96, 77:133], image[:17, :23] = (0, 200, 0), (200, 0, 0)
+    photo = skills.PhotoSample(image, 0, 1, middle, [(1, middle), (4, corner)])
+    kept, whole, brightness = 0, 0, set()
+    for _ in range(60):
+        varied = skills.vary(rng, photo)
+        assert varied.image.shape == image.shape and varied.image.dtype == np.uint8
+        ys, xs = np.nonzero(varied.image[..., 1] > 0.5 * varied.image[..., 1].max())
+        found = np.array([xs.min() / 256, ys.min() / 192, (xs.max() + 1) / 256, (ys.max() + 1) / 192]) * 1000
+        assert varied.marks[0] == (1, varied.bbox_2d) and np.abs(found - varied.bbox_2d).max() < 15
+        seen = (varied.image[..., 0] > 50).sum()  # of the corner's region
+        assert (len(varied.marks) == 2) == (seen > 0) or seen < 0.9 * 17 * 23
+        kept, whole = kept + (len(varied.marks) == 2), whole + (varied.bbox_2d == middle)
+        brightness.add(int(varied.image.max()))
+    assert 5 < kept < 60 and 5 < whole < 30 and len(brightness) > 20
+    assert (photo.bbox_2d, photo.image[80, 80].tolist()) == (middle, [0, 200, 0])
 
 
-def test_a_window_on_a_region_that_is_too_large_shows_its_middle():
-    image = np.zeros((192, 256, 3), np.uint8)
-    image[:, 120:136] = 255
-    window = skills.cut_window(np.random.default_rng(0), image, (0, 0, 1000, 1000), (128, 32))
-    assert (window[:, 56:72] == 255).all() and (window[:, :56] == 0).all()
-
-
-def test_windows_come_with_the_kinds_of_their_regions(pool):
-    batch = next(skills.vision_batches(*pool, (2, 3, 12, 4), seed=0))
-    assert (len(batch.photos), len(batch.crops)) == (2, 3)
-    (wide, wide_kinds), (tall, tall_kinds) = batch.windows
-    assert wide.shape == (12, 32, 128, 3) and tall.shape == (4, 64, 64, 3)
-    assert {skills.KINDS[k] for k in wide_kinds} <= {"sign", "board", "poster", "restaurant"}
-    assert {skills.KINDS[k] for k in tall_kinds} <= set(skills.TALL)
-    assert next(skills.vision_batches(*pool, (0, 3, 0, 0), seed=0)).windows == []
+@pytest.mark.parametrize("compiler", ["g++", "/nowhere/c++"])
+def test_fused_eyes_have_the_losses_and_gradients_of_plain_ones_and_need_no_compiler(pool, compiler, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, compiler))
+    model, _ = untrained()
+    visual, heads = model.model.visual, vision.VisionHeads(model.config.text_config.hidden_size, 80)
+    batch, found = next(skills.vision_batches(*pool, (0, 4), seed=0)), []
+    for fused in (False, True):
+        if fused:
+            vision.fuse(visual)
+        visual.zero_grad(), heads.zero_grad()
+        loss = sum(vision.vision_losses(visual, heads, batch).values())
+        loss.backward()
+        found.append((loss.detach(), torch.cat([p.grad.flatten() for p in visual.parameters() if p.grad is not None])))
+    (loss, slope), (fused_loss, fused_slope) = found
+    assert fused_loss == pytest.approx(loss, rel=0.01)
+    assert torch.nn.functional.cosine_similarity(slope, fused_slope, 0) > 0.99
 
 
 def test_the_loss_of_a_box_is_least_where_the_box_is():
@@ -214,7 +219,7 @@ def test_vision_and_skill_training_lower_their_losses(world, pool):
     model, processor = untrained()
     drills = skills.SkillDrills(*pool, world, seed=1)
     heads = vision.VisionHeads(192, len(world.countries))
-    batches = skills.vision_batches(*pool, (8, 16, 8, 4), seed=0)
+    batches = skills.vision_batches(*pool, (8, 16), seed=0)
     rows = vision.train_vision(model.model.visual, heads, batches, seconds=8, log_every=1, report=lambda _: None)
     totals = [sum(v for k, v in row.items() if k not in ("step", "seconds")) for row in rows]
     assert np.mean(totals[-3:]) < totals[0]
