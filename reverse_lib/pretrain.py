@@ -225,12 +225,12 @@ class Recipe:
     """How long each step takes, minutes of wall time, and on how much data."""
 
     reading: float = 8
-    looking: float = 61
+    looking: float = 66
     copying: float = 6
-    judging: float = 24
-    naming: float = 5
-    pointing: float = 15
-    skills: float = 18
+    judging: float = 18
+    naming: float = 4
+    pointing: float = 13
+    skills: float = 16
     worlds: int = 30  # pre-training worlds
     places: int = 200  # of each
     photos: int = 900  # of each
