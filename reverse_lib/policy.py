@@ -166,8 +166,7 @@ def _attend(query, key, value, length: int, scaling: float) -> torch.Tensor:
     q, k, v = (t.to(value.dtype).unflatten(0, (-1, length)).transpose(1, 2) for t in (query, key, value))
     if length > _PLAIN_ATTENTION_MAX:
         return F.scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1)
-    with torch.autocast(v.device.type, enabled=False):  # it would have the weights in float32, and copy them
-        weights = (q * scaling @ k.transpose(-1, -2)).softmax(-1)  # (images, heads, length, length)
+    weights = (q * scaling @ k.transpose(-1, -2)).softmax(-1, dtype=torch.float32).to(v.dtype)  # (images, heads, l, l)
     return (weights @ v).transpose(1, 2).flatten(0, 1)
 
 

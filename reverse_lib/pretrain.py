@@ -294,7 +294,7 @@ class Builder:
 
     def see(self, pool: tuple[list, list], batch: tuple[int, int], lr: float, minutes: float) -> None:
         """Trains tower and heads on so many photos and crops a step."""
-        if minutes > 5 and self.model.device.type == "cpu":
+        if minutes > 5 and self.model.device.type == "cpu":  # a shorter step does not earn back the compiling
             fuse(self.model.model.visual)
         batches = vision_batches(*pool, batch, self.recipe.seed + batch[0])
         train_vision(self.model.model.visual, self.heads, batches, 60 * minutes, lr, report=self.report)
