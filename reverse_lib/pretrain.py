@@ -225,16 +225,16 @@ class Recipe:
     """How long each step takes, minutes of wall time, and on how much data."""
 
     reading: float = 8
-    looking: float = 66
+    looking: float = 63
     copying: float = 6
     judging: float = 18
     naming: float = 4
     pointing: float = 13
     skills: float = 16
-    worlds: int = 30  # pre-training worlds
+    worlds: int = 50  # pre-training worlds
     places: int = 200  # of each
     photos: int = 900  # of each
-    drawn: int = 1300  # drawn crops of each
+    drawn: int = 800  # drawn crops of each
     seed: int = 0  # of weights and batches
 
 
