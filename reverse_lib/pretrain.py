@@ -16,8 +16,9 @@ the eyes get all:
   7. skills: single turns of all kinds: point at the region, read a crop, judge a list of results against the cues, copy
      a position. Never a whole trajectory: that is what the cold start teaches.
 
-Rebuild it with `python -m reverse_lib.pretrain data/models/base`. What is done is kept in that folder after every
-step (`eyes.pt`, `words.pt`, `both.pt`), so that a second run goes on there (times and skills: see the model card).
+Rebuild it with `python -m reverse_lib.pretrain data/models/base`; with `--measure`, the skills of the base in that
+folder are measured instead. What is done is kept there after every step (`eyes.pt`, `words.pt`, `both.pt`), so that a
+second run goes on (times and skills: see the model card).
 """
 
 import json
@@ -32,21 +33,20 @@ import click
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from reverse_lib import tiny
 from reverse_lib.environment import TINY, tool_functions
 from reverse_lib.generation import quicken_generation
-from reverse_lib.geo import Answer
 from reverse_lib.policy import (
     Agent,
     ImageOnlyProcessor,
+    load_agent,
     quicken_vision,
     right_padded,
     save_checkpoint,
     set_threads,
 )
-from reverse_lib.rewards import box_iou, evidence_mcc
+from reverse_lib.skill_measures import measure_base, unseen_pool
 from reverse_lib.skills import (
     FIRST_SEED,
     SkillDrills,
@@ -55,7 +55,6 @@ from reverse_lib.skills import (
     vision_batches,
     whole_words,
 )
-from reverse_lib.trajectory import parse_turn
 from reverse_lib.vision import (
     Descent,
     VisionHeads,
@@ -170,56 +169,6 @@ def train_skills(
     return history
 
 
-def measure_skills(agent: Agent, drills: SkillDrills, n: int = 64) -> dict[str, float]:
-    """Free-running accuracy of each skill on `n` drills.
-
-    Returns:
-        read: share of crops read exactly; point: share of boxes with IoU >= 0.5; judge_mcc: MCC of trusted results;
-        judge_exact: share of lists judged exactly; copy: of these, where a result is used, the share of answers with
-        its very position; answer: share of all answers with country, name and position of the first useful result.
-    """
-    read, point, mcc, exact, copied, answered = [], [], [], [], [], []
-    for kind in (drills.pointing, drills.reading, drills.judging):
-        samples = [kind() for _ in range(n)]
-        written = agent([_with_image(s) for s in samples])
-        for sample, text in zip(samples, written, strict=True):
-            want, got = parse_turn(sample.messages[-1]["content"]), parse_turn(text)
-            if kind == drills.reading:
-                read.append(want.think == got.think)
-            elif kind == drills.judging:
-                mcc.append(evidence_mcc(got.useful, set(want.useful), 6))
-                exact.append(got.useful == want.useful)
-                if want.answer and want.useful:
-                    answered.append(got.answer == want.answer)
-                    copied += [_position(got.answer) == _position(want.answer)] if exact[-1] else []
-            elif want.tool_call:
-                point.append(got.tool_call is not None and box_iou(_box(got), _box(want)) >= 0.5)
-    names = ("read", "point", "judge_mcc", "judge_exact", "copy", "answer")
-    found = (read, point, mcc, exact, copied, answered)
-    return {name: float(np.mean(values or [0])) for name, values in zip(names, found, strict=True)}
-
-
-def _position(answer: Answer | None) -> tuple[float, float] | None:
-    return None if answer is None else (answer.lat, answer.lon)
-
-
-def _box(turn) -> list[float]:
-    box = turn.tool_call.arguments.get("bbox_2d")
-    return box if isinstance(box, list) and len(box) == 4 else [0, 0, 0, 0]
-
-
-def _with_image(sample: SkillSample) -> list[dict]:
-    """The conversation before the last turn, its image block filled in."""
-    messages = []
-    for message in sample.messages[:-1]:
-        content = message["content"]
-        if isinstance(content, list):
-            picture = {"type": "image", "image": Image.fromarray(sample.image)} if sample.image is not None else None
-            content = [picture if block["type"] == "image" else block for block in content]
-        messages.append({**message, "content": content})
-    return messages
-
-
 @dataclass(frozen=True)
 class Recipe:
     """How long each step takes, minutes of wall time, and on how much data."""
@@ -307,13 +256,9 @@ class Builder:
 
     def measure(self) -> dict[str, float]:
         """Skills on the photos of a world that was not trained on, and on held-out names only."""
-        recipe = self.recipe
-        test = draw_pool(
-            1, recipe.photos, recipe.drawn // 2, recipe.places, first_seed=FIRST_SEED - 1, only_held_out=True
-        )
-        drills = SkillDrills(*test, self.world, recipe.seed, only_held_out=True)
-        seen = measure_vision(self.model.model.visual, self.heads, *test)
-        return {f"heads_{k}": v for k, v in seen.items()} | measure_skills(self.agent(), drills, 256)
+        pool = unseen_pool(self.recipe.photos, places=self.recipe.places)
+        seen = measure_vision(self.model.model.visual, self.heads, *pool)
+        return {f"heads_{k}": v for k, v in seen.items()} | measure_base(self.agent(), pool, self.recipe.places)
 
     def agent(self) -> Agent:
         """The base as an agent."""
@@ -365,8 +310,17 @@ def build_base(folder: Path, recipe: Recipe | None = None) -> dict[str, float]:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A field of Recipe, such as reading=20.")
-def main(folder: Path, settings: tuple[str, ...]) -> None:
+@click.option("--measure", is_flag=True, help="Only measure the skills of the base that is in FOLDER.")
+def main(folder: Path, settings: tuple[str, ...], measure: bool) -> None:
     """Rebuild the tiny base model into FOLDER."""
+    if measure:
+        set_threads()
+        try:
+            agent = load_agent(folder)
+        except (FileNotFoundError, ValueError) as error:
+            raise click.ClickException(str(error)) from None
+        print(json.dumps(measure_base(agent), indent=2))
+        return
     known = {field.name: field.type for field in fields(Recipe)}
     chosen = {}
     for setting in settings:
