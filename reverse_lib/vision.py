@@ -11,7 +11,6 @@ Run as the first step of `python -m reverse_lib.pretrain`.
 import math
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -223,15 +222,6 @@ def fuse(visual: nn.Module) -> None:
         block.compile(dynamic=False)
 
 
-def made_ahead(batches: Iterator[VisionBatch]) -> Iterator[VisionBatch]:
-    """The same endless batches, the next one made in a thread while the last one is used."""
-    with ThreadPoolExecutor(1) as beside:
-        coming = beside.submit(next, batches)
-        while True:
-            batch, coming = coming.result(), beside.submit(next, batches)
-            yield batch
-
-
 def train_vision(
     visual: nn.Module,
     heads: VisionHeads,
@@ -257,7 +247,7 @@ def train_vision(
     """
     parameters = [*visual.parameters(), *heads.parameters()]
     descend = Descent(linear_weights(visual), parameters, lr)
-    start, history, step, batches = time.monotonic(), [], 0, made_ahead(batches)
+    start, history, step = time.monotonic(), [], 0
     while (done := (time.monotonic() - start) / seconds) < 1:
         losses = vision_losses(visual, heads, next(batches))
         descend(sum(losses.values()), rate_at(done))
