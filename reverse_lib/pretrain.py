@@ -174,12 +174,12 @@ class Recipe:
     """How long each step takes, minutes of wall time, and on how much data."""
 
     reading: float = 8
-    looking: float = 63
+    looking: float = 60
     copying: float = 6
     judging: float = 18
-    naming: float = 4
-    pointing: float = 13
-    skills: float = 16
+    naming: float = 6
+    pointing: float = 12
+    skills: float = 19
     worlds: int = 50  # pre-training worlds
     places: int = 200  # of each
     photos: int = 900  # of each
@@ -239,18 +239,20 @@ class Builder:
         elif name == "pointing":
             self.speak(minutes, 1.5e-3, 32, pointing=0.6, reading=0.2, judging=0.15, copying=0.05)
         else:
-            self.speak(minutes, 1.5e-3, 32, pointing=0.35, reading=0.2, judging=0.4, copying=0.05)
+            self.speak(minutes, 1.5e-3, 32, pointing=0.25, reading=0.35, judging=0.35, copying=0.05)
 
     def see(self, pool: tuple[list, list], batch: tuple[int, int], lr: float, minutes: float) -> None:
         """Trains tower and heads on so many photos and crops a step."""
         if minutes > 5 and self.model.device.type == "cpu":  # a shorter step does not earn back the compiling
-            fuse(self.model.model.visual)
+            fuse(self.model.model.visual.blocks)
         batches = vision_batches(*pool, batch, self.recipe.seed + batch[0])
         train_vision(self.model.model.visual, self.heads, batches, 60 * minutes, lr, report=self.report)
 
     def speak(self, minutes: float, lr: float, batch: int, **shares: float) -> None:
         """Trains the language model on drills, the tower held still."""
         self.model.model.visual.requires_grad_(False)
+        if self.part == "both" and minutes > 5 and self.model.device.type == "cpu":  # on one core it wins too little
+            fuse(self.model.model.language_model.layers, many_sizes=True)
         train_skills(self.model, self.tokenizer, self.drills, 60 * minutes, shares, lr, batch, report=self.report)
         self.model.model.visual.requires_grad_(True)
 
@@ -299,8 +301,8 @@ def build_base(folder: Path, recipe: Recipe | None = None) -> dict[str, float]:
         Builder(folder, recipe, "eyes", report).build(pool)
         words.result()
     set_threads()
-    builder = Builder(folder, recipe, "both")
-    builder.build(pool)
+    Builder(folder, recipe, "both").build(pool)
+    builder = Builder(folder, recipe, "both")  # read again, without compiled blocks
     save_checkpoint(folder, builder.model, builder.agent().processor, TINY, torch.float16)
     skills = builder.measure()
     (folder / "skills.json").write_text(json.dumps(skills, indent=2) + "\n")

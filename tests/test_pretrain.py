@@ -155,7 +155,7 @@ def test_fused_eyes_have_the_losses_and_gradients_of_plain_ones_and_need_no_comp
     batch, found = next(skills.vision_batches(*pool, (0, 4), seed=0)), []
     for fused in (False, True):
         if fused:
-            vision.fuse(visual)
+            vision.fuse(visual.blocks)
         visual.zero_grad(), heads.zero_grad()
         with torch._inductor.config.patch(how):
             loss = sum(vision.vision_losses(visual, heads, batch).values())
@@ -165,6 +165,29 @@ def test_fused_eyes_have_the_losses_and_gradients_of_plain_ones_and_need_no_comp
     assert fused_loss == pytest.approx(loss, rel=0.01)
     assert torch.nn.functional.cosine_similarity(slope, fused_slope, 0) > 0.99
     assert ("InvalidCxxCompiler" in caplog.text) == (warned or shutil.which(compiler) is None)
+
+
+def test_fused_layers_learn_drills_of_any_length_as_plain_ones(drills):
+    torch._dynamo.reset()
+    model, processor = untrained()
+    layers = model.model.language_model.layers
+    batches = [
+        pretrain.encode_skills(processor.tokenizer, [draw() for _ in range(4)])
+        for draw in (drills.copying, drills.judging)
+    ]
+    assert len({inputs["input_ids"].shape[1] for inputs, _ in batches}) == 2
+    found = []
+    for fused in (False, True):
+        if fused:
+            vision.fuse(layers[:1], many_sizes=True)  # one stands for all: compiling takes its time
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16), policy.right_padded(model):
+            losses = [pretrain.skill_loss(model, *batch) for batch in batches]
+        sum(losses).backward()
+        slopes = torch.cat([p.grad.flatten() for p in layers.parameters()])
+        found.append((sum(losses).item(), slopes))
+    assert found[1][0] == pytest.approx(found[0][0], rel=0.01)
+    assert torch.nn.functional.cosine_similarity(found[0][1], found[1][1], 0) > 0.99
 
 
 def test_the_loss_of_a_box_is_least_where_the_box_is():
