@@ -1,6 +1,11 @@
 import copy
+import importlib.util
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -222,7 +227,7 @@ def test_a_saved_checkpoint_answers_as_the_model_in_memory(made, tmp_path):
 
 
 def test_the_image_only_processor_gives_the_ids_and_pixels_of_the_full_one(made, tmp_path):
-    pytest.importorskip("torchvision", reason="AutoProcessor needs torchvision for its video part")
+    pytest.importorskip("torchvision", reason="AutoProcessor needs it; the next test runs this one with a stand-in")
     _, ours, photo, long, _ = made
     ours.tokenizer.save_pretrained(tmp_path)
     settings = ours.image_processor.to_dict() | {"processor_class": "Qwen3VLProcessor"}
@@ -237,6 +242,15 @@ def test_the_image_only_processor_gives_the_ids_and_pixels_of_the_full_one(made,
     assert one["labels"].tolist() == other["labels"].tolist()
     assert one["image_grid_thw"].tolist() == other["image_grid_thw"].tolist()
     torch.testing.assert_close(one["pixel_values"], other["pixel_values"], atol=2 / 255 / 0.25, rtol=0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="the test above needs no stand-in")
+def test_so_it_does_where_torchvision_is_missing_with_a_stand_in_for_its_few_functions():
+    name = test_the_image_only_processor_gives_the_ids_and_pixels_of_the_full_one.__name__
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{__file__}::{name}"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent / "stand_in")}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert "1 passed" in run.stdout, run.stdout + run.stderr
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
