@@ -9,11 +9,13 @@ the eyes get all:
   2. looking: it goes on reading, and learns the country of photos, and kinds and boxes of their regions.
 - words, the language model without a picture:
   3. copying: it says names and numbers again.
-  4. judging: it goes on with that, and judges lists of results.
+  4. comparing: it goes on with that, and judges one or two results; from longer lists alone it did not learn in the
+     same time to compare names, and took what is in the right country for evidence.
+  5. judging: the same with up to six results.
 - both, the tower held still, and all the while a little of copying and judging, which are forgotten otherwise:
-  5. naming: it says what the tower has read.
-  6. pointing: it says what and where the tower has seen.
-  7. skills: single turns of all kinds: point at the region, read a crop, judge a list of results against the cues, copy
+  6. naming: it says what the tower has read.
+  7. pointing: it says what and where the tower has seen.
+  8. skills: single turns of all kinds: point at the region, read a crop, judge a list of results against the cues, copy
      a position. Never a whole trajectory: that is what the cold start teaches.
 
 Rebuild it with `python -m reverse_lib.pretrain data/models/base`; with `--measure`, the skills of the base in that
@@ -67,7 +69,11 @@ from reverse_lib.vision import (
 )
 from reverse_lib.world import World
 
-PARTS = {"eyes": ("reading", "looking"), "words": ("copying", "judging"), "both": ("naming", "pointing", "skills")}
+PARTS = {
+    "eyes": ("reading", "looking"),
+    "words": ("copying", "comparing", "judging"),
+    "both": ("naming", "pointing", "skills"),
+}
 VERDICT_WEIGHT = 4.0  # of the loss on "+" and "~": three tokens in twenty carry the whole decision
 
 
@@ -176,7 +182,8 @@ class Recipe:
     reading: float = 8
     looking: float = 63
     copying: float = 6
-    judging: float = 18
+    comparing: float = 12
+    judging: float = 10
     naming: float = 6
     pointing: float = 12
     skills: float = 19
@@ -226,13 +233,14 @@ class Builder:
     def step(self, name: str, pool: tuple[list, list]) -> None:
         """One step of the recipe."""
         minutes = getattr(self.recipe, name)
+        self.drills.most_results = 2 if name == "comparing" else 6
         if name == "reading":
             self.see(pool, (0, 64), 1.5e-3, minutes)
         elif name == "looking":
             self.see(pool, (20, 12), 3e-3, minutes)
         elif name == "copying":
             self.speak(minutes, 2e-3, 64, copying=1.0)
-        elif name == "judging":
+        elif name in ("comparing", "judging"):
             self.speak(minutes, 1.5e-3, 32, judging=0.65, copying=0.35)
         elif name == "naming":
             self.speak(minutes, 2e-3, 32, reading=0.8, judging=0.12, copying=0.08)

@@ -163,6 +163,7 @@ class SkillDrills:
     Attributes:
         misread: Share of judged lists whose name was read with one letter wrong, as small eyes do; results about the
             right name still match.
+        most_results: Longest judged list.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class SkillDrills:
         self.photos, self.crops, self.countries = photos, crops, world.countries
         self.rng = np.random.default_rng(seed)
         self.names = sorted(name for name in world.names if held_out(name) == only_held_out)
-        self.misread = 0.12
+        self.misread, self.most_results = 0.12, 6
 
     def pointing(self) -> SkillSample:
         """The photo, and the first turn of a trajectory on it."""
@@ -239,10 +240,10 @@ class SkillDrills:
         return SkillSample(messages, None)
 
     def _results(self, country: Country, name: str, by_look: bool) -> list[Row]:
-        """1 to 6 rows (copying is learned on the short ones): right pages, twins, neighbours, shops, noise."""
+        """Up to so many rows (copying is learned on the short ones): right pages, twins, neighbours, shops, noise."""
         rng, rows = self.rng, []
         lat, lon = rng.uniform(-55, 65), rng.uniform(-179, 179)
-        for _ in range(int(rng.choice([1, 1, 2, 2, 3, 4, 5, 6, 6, 6]))):
+        for _ in range(min(int(rng.choice([1, 1, 2, 2, 3, 4, 5, 6, 6, 6])), self.most_results)):
             same_country, same_name = rng.random() < 0.5, rng.random() < (0.3 if by_look else 0.6)
             where = country.name if same_country else self._pick(self.countries).name
             who = name if same_name else self._neighbour(name) if rng.random() < 0.3 else self._pick(self.names)

@@ -89,6 +89,19 @@ def test_a_judged_list_says_what_the_teacher_would_say(drills):
             assert row.position == f"{turn.answer.lat:.2f}, {turn.answer.lon:.2f}"
 
 
+def test_names_are_compared_in_short_lists_before_long_ones(tmp_path, monkeypatch, pool):
+    longest = []
+    builder = pretrain.Builder(tmp_path, pretrain.Recipe(), "words")
+
+    def speak(*_, **shares):
+        lists = [read_results(builder.drills.judging().messages[-2]["content"][0]["text"]) for _ in range(40)]
+        longest.append(max(map(len, lists)) if "judging" in shares else 0)
+
+    monkeypatch.setattr(builder, "speak", speak)
+    builder.build(pool)
+    assert longest == [0, 2, 6]
+
+
 def test_pointing_points_at_the_informative_region(drills):
     turns = [parse_turn(drills.pointing().messages[-1]["content"]) for _ in range(30)]
     boxes = {p.bbox_2d and tuple(round(v / 10) * 10 for v in p.bbox_2d) for p in drills.photos}
@@ -280,8 +293,8 @@ def test_linear_layers_step_by_muon_and_all_else_by_adamw():
 
 
 def test_the_base_is_built_in_one_go_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    recipe = pretrain.Recipe(*[0.01] * 7, worlds=1, places=40, photos=48, drawn=40)
-    assert [field.name for field in dataclasses.fields(recipe)][:7] == [s for p in pretrain.PARTS.values() for s in p]
+    recipe = pretrain.Recipe(*[0.01] * 8, worlds=1, places=40, photos=48, drawn=40)
+    assert [field.name for field in dataclasses.fields(recipe)][:8] == [s for p in pretrain.PARTS.values() for s in p]
     monkeypatch.setattr(pretrain, "draw_pool", partial(skills.draw_pool, workers=1))
     monkeypatch.setattr(pretrain.Builder, "measure", lambda self: {"read": 0.0})
     assert pretrain.build_base(tmp_path, recipe) == {"read": 0.0}
