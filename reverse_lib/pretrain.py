@@ -132,9 +132,9 @@ def train_skills(
     drills: SkillDrills,
     seconds: float,
     shares: Mapping[str, float],
-    lr: float = 1.5e-3,
-    batch: int = 32,
-    log_every: int = 50,
+    lr: float = 1e-3,
+    batch: int = 16,
+    log_every: int = 100,
     report: Callable[[str], None] = print,
     on_log: Callable[[], None] | None = None,
 ) -> list[dict]:
@@ -181,9 +181,9 @@ class Recipe:
 
     reading: float = 8
     looking: float = 63
-    copying: float = 6
+    copying: float = 4
     comparing: float = 12
-    judging: float = 10
+    judging: float = 8
     naming: float = 6
     pointing: float = 12
     skills: float = 19
@@ -233,21 +233,21 @@ class Builder:
     def step(self, name: str, pool: tuple[list, list]) -> None:
         """One step of the recipe."""
         minutes = getattr(self.recipe, name)
-        self.drills.most_results = 2 if name == "comparing" else 6
+        self.drills.most_results = 6 if name in ("judging", "skills") else 2
         if name == "reading":
             self.see(pool, (0, 64), 1.5e-3, minutes)
         elif name == "looking":
             self.see(pool, (20, 12), 3e-3, minutes)
         elif name == "copying":
-            self.speak(minutes, 2e-3, 64, copying=1.0)
+            self.speak(minutes, 2e-3, copying=1.0)
         elif name in ("comparing", "judging"):
-            self.speak(minutes, 1.5e-3, 32, judging=0.65, copying=0.35)
+            self.speak(minutes, 1.5e-3, judging=0.65, copying=0.35)
         elif name == "naming":
-            self.speak(minutes, 2e-3, 32, reading=0.8, judging=0.12, copying=0.08)
+            self.speak(minutes, 1e-3, reading=0.8, judging=0.12, copying=0.08)
         elif name == "pointing":
-            self.speak(minutes, 1.5e-3, 32, pointing=0.6, reading=0.2, judging=0.15, copying=0.05)
+            self.speak(minutes, 1e-3, pointing=0.6, reading=0.2, judging=0.15, copying=0.05)
         else:
-            self.speak(minutes, 1.5e-3, 32, pointing=0.25, reading=0.35, judging=0.35, copying=0.05)
+            self.speak(minutes, 1e-3, pointing=0.25, reading=0.35, judging=0.35, copying=0.05)
 
     def see(self, pool: tuple[list, list], batch: tuple[int, int], lr: float, minutes: float) -> None:
         """Trains tower and heads on so many photos and crops a step."""
@@ -256,12 +256,12 @@ class Builder:
         batches = vision_batches(*pool, batch, self.recipe.seed + batch[0])
         train_vision(self.model.model.visual, self.heads, batches, 60 * minutes, lr, report=self.report)
 
-    def speak(self, minutes: float, lr: float, batch: int, **shares: float) -> None:
+    def speak(self, minutes: float, lr: float, **shares: float) -> None:
         """Trains the language model on drills, the tower held still."""
         self.model.model.visual.requires_grad_(False)
         if self.part == "both" and minutes > 5 and self.model.device.type == "cpu":  # on one core it wins too little
             fuse(self.model.model.language_model.layers, many_sizes=True)
-        train_skills(self.model, self.tokenizer, self.drills, 60 * minutes, shares, lr, batch, report=self.report)
+        train_skills(self.model, self.tokenizer, self.drills, 60 * minutes, shares, lr, report=self.report)
         self.model.model.visual.requires_grad_(True)
 
     def measure(self) -> dict[str, float]:
