@@ -213,8 +213,8 @@ class Descent:
 def fuse(blocks: nn.ModuleList, many_sizes: bool = False) -> None:
     """Compile a tower's or language model's blocks, in place: a step takes a half to three quarters of the time.
 
-    That costs a minute for each size of images and number of threads, or, with `many_sizes` (lengths of text), three
-    for all lengths together. Where it fails, as without a C++ compiler, PyTorch warns and goes on without.
+    That costs a minute for each size of images and number of threads, and with `many_sizes` (lengths of text) half a
+    minute for each length in batches of one size. Where it fails, as without a C++ compiler, PyTorch warns and goes on.
     """
     torch._dynamo.config.suppress_errors = True
     torch._dynamo.config.recompile_limit = 64
