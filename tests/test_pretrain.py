@@ -89,17 +89,19 @@ def test_a_judged_list_says_what_the_teacher_would_say(drills):
             assert row.position == f"{turn.answer.lat:.2f}, {turn.answer.lon:.2f}"
 
 
-def test_names_are_compared_in_short_lists_before_long_ones(tmp_path, monkeypatch, pool):
-    longest = []
+def test_names_are_compared_in_short_lists_before_long_ones_and_beside_pictures(tmp_path, monkeypatch, pool):
+    longest = {}
     builder = pretrain.Builder(tmp_path, pretrain.Recipe(), "words")
+    builder.drills = skills.SkillDrills(*pool, builder.world, seed=0)
 
     def speak(*_, **shares):
         lists = [read_results(builder.drills.judging().messages[-2]["content"][0]["text"]) for _ in range(40)]
-        longest.append(max(map(len, lists)) if "judging" in shares else 0)
+        longest[name] = max(map(len, lists)) if "judging" in shares else 0
 
     monkeypatch.setattr(builder, "speak", speak)
-    builder.build(pool)
-    assert longest == [0, 2, 6]
+    for name in pretrain.PARTS["words"] + pretrain.PARTS["both"]:
+        builder.step(name, pool)
+    assert longest == {"copying": 0, "comparing": 2, "judging": 6, "naming": 2, "pointing": 2, "skills": 6}
 
 
 def test_pointing_points_at_the_informative_region(drills):
