@@ -94,8 +94,8 @@ def encode_skills(tokenizer, samples: Sequence[SkillSample]) -> tuple[dict[str, 
         pixels = {"pixel_values": values, "image_grid_thw": grid}
         pad = "<|image_pad|>"
         texts = [text.replace(pad, pad * int(grid[0].prod() // 4)) for text in texts]
-    # few lengths: the CPU backend keeps compiled kernels and buffers for each one it meets
-    padding = {"padding": True, "padding_side": "right", "pad_to_multiple_of": 32}
+    # few lengths: each new one costs half a minute of compiling, and buffers that the CPU backend keeps
+    padding = {"padding": True, "padding_side": "right", "pad_to_multiple_of": 64}
     batch = tokenizer(texts, return_tensors="pt", return_token_type_ids=False, **padding)
     ids = batch["input_ids"]
     end, start = (tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|im_start|>"))
@@ -180,13 +180,13 @@ class Recipe:
     """How long each step takes, minutes of wall time, and on how much data."""
 
     reading: float = 8
-    looking: float = 63
+    looking: float = 61
     copying: float = 4
     comparing: float = 12
     judging: float = 8
     naming: float = 6
-    pointing: float = 12
-    skills: float = 19
+    pointing: float = 11
+    skills: float = 18
     worlds: int = 50  # pre-training worlds
     places: int = 200  # of each
     photos: int = 900  # of each
@@ -247,7 +247,7 @@ class Builder:
         elif name == "pointing":
             self.speak(minutes, 1e-3, pointing=0.6, reading=0.2, judging=0.15, copying=0.05)
         else:
-            self.speak(minutes, 1e-3, pointing=0.25, reading=0.35, judging=0.35, copying=0.05)
+            self.speak(minutes, 1e-3, pointing=0.25, reading=0.33, judging=0.4, copying=0.02)
 
     def see(self, pool: tuple[list, list], batch: tuple[int, int], lr: float, minutes: float) -> None:
         """Trains tower and heads on so many photos and crops a step."""

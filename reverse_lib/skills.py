@@ -240,12 +240,17 @@ class SkillDrills:
         return SkillSample(messages, None)
 
     def _results(self, country: Country, name: str, by_look: bool) -> list[Row]:
-        """Up to so many rows (copying is learned on the short ones): right pages, twins, neighbours, shops, noise."""
+        """Up to so many rows (copying is learned on the short ones): right pages, twins, neighbours, shops, noise.
+
+        In a quarter of the lists all is about other countries. Where such lists were rare, the answer that falls back
+        on the guess named a country of the list instead.
+        """
         rng, rows = self.rng, []
+        at_home = 0.0 if rng.random() < 0.25 else 0.5
         lat, lon = rng.uniform(-55, 65), rng.uniform(-179, 179)
         for _ in range(min(int(rng.choice([1, 1, 2, 2, 3, 4, 5, 6, 6, 6])), self.most_results)):
-            same_country, same_name = rng.random() < 0.5, rng.random() < (0.3 if by_look else 0.6)
-            where = country.name if same_country else self._pick(self.countries).name
+            same_country, same_name = rng.random() < at_home, rng.random() < (0.3 if by_look else 0.6)
+            where = (country if same_country else self._pick(self.countries)).name
             who = name if same_name else self._neighbour(name) if rng.random() < 0.3 else self._pick(self.names)
             kind = self._pick(ABOUT) if rng.random() < 0.85 else self._pick(("blog", "jersey", "restaurant"))
             words = {"n": who, "m": self._pick(self.names), "e": self._pick(self.countries).eatery, "c": where}
