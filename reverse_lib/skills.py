@@ -242,8 +242,8 @@ class SkillDrills:
     def _results(self, country: Country, name: str, by_look: bool) -> list[Row]:
         """Up to so many rows (copying is learned on the short ones): right pages, twins, neighbours, shops, noise.
 
-        In a quarter of the lists all is about other countries. Where such lists were rare, the answer that falls back
-        on the guess named a country of the list instead.
+        In a quarter of the lists hardly anything is about the country. Where such lists were rare, the answer that
+        falls back on the guess named a country of the list instead.
         """
         rng, rows = self.rng, []
         at_home = 0.0 if rng.random() < 0.25 else 0.5

@@ -313,3 +313,11 @@ def test_the_base_is_built_in_one_go_and_goes_on_where_it_stopped(tmp_path, monk
     pretrain.build_base(tmp_path, recipe)
     assert steps == [["copying", "judging", "pointing", "reading"]] * 2
     assert policy.load_agent(tmp_path).interface == TINY
+
+
+def test_long_lists_where_nothing_fits_what_was_seen_are_no_rarity():
+    drills = skills.SkillDrills([], [], World(skills.FIRST_SEED, 40), seed=3)
+    lists = [drills._results(country, "Nowhere", by_look=True) for country in drills.countries * 20]
+    long = [(home, rows) for home, rows in zip(drills.countries * 20, lists, strict=True) if len(rows) > 3]
+    nothing = [rows for home, rows in long if all(row.country != home.name for row in rows)]
+    assert len(nothing) > 0.15 * len(long)
