@@ -82,7 +82,8 @@ class GeoGRPOTrainer(GRPOTrainer):
         with self.clock("step"):
             loss = super().training_step(*args, **kwargs)
         for part in PARTS:
-            self._metrics["train"][f"seconds/{part}"].append(self.clock.seconds[part])
+            seconds = self.clock.seconds[part] * self.args.gradient_accumulation_steps  # of which TRL logs the mean
+            self._metrics["train"][f"seconds/{part}"].append(seconds)
         return loss
 
     def _generate_single_turn(self, *args, **kwargs):
@@ -129,6 +130,9 @@ class GeoGRPOTrainer(GRPOTrainer):
         if self.settings.credit != "trajectory":
             with self.clock("own"):
                 output["advantages"] = self._advantages_by_token(output)
+        if self.model.training and self.accelerator.num_processes == 1:
+            first = (self.state.global_step + 1) * self.settings.prompts_per_step
+            self.opener.open(self.order[first : first + self.settings.prompts_per_step])
         return output
 
     def _advantages_by_token(self, output: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -165,13 +169,12 @@ class GeoGRPOTrainer(GRPOTrainer):
                 row[start + labels.start : start + labels.stop] = value
 
     def _compute_loss(self, model, inputs):
-        if self.model.training and self.accelerator.num_processes == 1:
-            first = (self.state.global_step + 1) * self.settings.prompts_per_step
-            self.opener.open(self.order[first : first + self.settings.prompts_per_step])
-        # one photo a prompt, all photos of one size: nothing is padded on the left, and a CPU can take the short way
+        # one photo a prompt, all photos of one size: nothing is padded on the left, and a CPU can take the short way;
+        # what is computed again is so after this, and must be computed alike
+        short = inputs["prompt_mask"].all() and not self.settings.checkpointing
         alone = self.accelerator.num_processes == 1 and self.accelerator.device.type == "cpu"
         loss_of = super()._compute_loss
-        with right_padded(model) if inputs["prompt_mask"].all() else nullcontext():
+        with right_padded(model) if short else nullcontext():
             return sum(loss_of(model, part) for part in by_length(inputs, CHUNKS if alone else 1))
 
 
@@ -240,17 +243,19 @@ def grpo_arguments(config: GrpoConfig, folder: str | Path, seed: int, device: st
     """The stage's settings in TRL's terms; no KL, no entropy bonus.
 
     Raises:
-        ValueError: The rollouts of a step can't be shared among the processes.
+        ValueError: The rollouts of a step can't be shared among the processes, in batches of the size asked for.
     """
     rollouts, processes = config.prompts_per_step * config.group_size, PartialState(cpu=device == "cpu").num_processes
-    if rollouts % processes:
+    batch = config.batch_size or max(rollouts // processes, 1)
+    if rollouts % (processes * batch):
         raise ValueError(
-            f"{rollouts} rollouts a step for {processes} processes: choose prompts_per_step and group_size "
-            "whose product is a multiple of them"
+            f"{rollouts} rollouts a step for {processes} processes in batches of {batch}: choose prompts_per_step and "
+            "group_size whose product is a multiple of them, or another batch_size"
         )
     return GRPOConfig(
         output_dir=str(folder),
-        per_device_train_batch_size=rollouts // processes,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=rollouts // (processes * batch),
         num_generations=config.group_size,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
@@ -264,7 +269,7 @@ def grpo_arguments(config: GrpoConfig, folder: str | Path, seed: int, device: st
         loss_type="dapo",  # a mean over all tokens of a step
         bf16=True,
         use_cpu=device == "cpu",
-        gradient_checkpointing=False,
+        gradient_checkpointing=config.checkpointing,
         logging_steps=1,
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or 500,

@@ -61,6 +61,8 @@ class SftConfig:
     minutes: float = 4.0  # stops earlier than `epochs` when this is used up
     max_length: int = 2048  # tokens; a longer sample is refused by name
     save_steps: int = 0  # a checkpoint every so many steps; 0 keeps none
+    checkpointing: bool = False  # compute activations again for the gradient instead of keeping them
+    workers: int = 1  # processes that make batches ahead, on Linux; 0: they are made between the steps
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class GrpoConfig:
     steps: int = 32
     prompts_per_step: int = 8
     group_size: int = 8  # rollouts of one photo
+    batch_size: int = 0  # rollouts that a process computes the loss of at a time; 0: all of the step's
+    checkpointing: bool = False  # compute activations again for the gradient instead of keeping them
     learning_rate: float = 2e-4
     schedule: str = "linear"  # of the rate: "linear" falls to zero over the run, "constant" stays
     temperature: float = 0.8
@@ -177,22 +181,27 @@ _GPU = Profile(
     world=WorldConfig(places=1000, val_photos=400),
     model=ModelConfig(device="cuda"),
     annotation=AnnotationConfig(photos=10000),
-    direct=SftConfig(samples=20000, batch_size=128, epochs=2.0, minutes=4),
-    coldstart=SftConfig(samples=10000, batch_size=64, minutes=6),
+    direct=SftConfig(samples=20000, batch_size=128, epochs=2.0, minutes=4, workers=8),
+    coldstart=SftConfig(samples=10000, batch_size=64, minutes=6, workers=8),
     grpo=GrpoConfig(steps=100, prompts_per_step=32),
     ablation=AblationConfig(processes=1),
     evaluation=EvaluationConfig(photos=1000, batch_size=256, samples=8, uncertain_photos=500),
+)
+_QWEN_SFT = dict(
+    batch_size=2, accumulate=64, learning_rate=2e-5, minutes=24 * 60, max_length=16384, checkpointing=True, workers=8
 )
 _QWEN = Profile(
     "qwen3vl-4b",
     timeout_s=24 * 3600,
     model=ModelConfig("Qwen/Qwen3-VL-4B-Instruct", "outputs/qwen3vl-4b/checkpoints/grpo", "cuda", lora_rank=64),
     annotation=AnnotationConfig(photos=2000),
-    direct=SftConfig(samples=100_000, batch_size=128, learning_rate=2e-5, epochs=3, minutes=24 * 60),
-    coldstart=SftConfig(samples=2000, batch_size=128, learning_rate=2e-5, minutes=24 * 60),
+    direct=SftConfig(samples=100_000, epochs=3, **_QWEN_SFT),
+    coldstart=SftConfig(samples=2000, **_QWEN_SFT),
     grpo=GrpoConfig(
         steps=400,
         prompts_per_step=32,
+        batch_size=2,
+        checkpointing=True,
         learning_rate=1e-6,
         temperature=0.7,
         max_completion_tokens=8192,

@@ -11,6 +11,9 @@ Run it in notebook 03_sft, or: `train(model, processor, make_dataset(trajectorie
 
 import json
 import math
+import multiprocessing
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +62,7 @@ def make_dataset(
     interface: Interface,
     tools: Sequence[str] = TOOLS,
 ) -> Dataset:
-    """Trajectories as TRL reads them; pictures are drawn or loaded when first asked for, then kept.
+    """Trajectories as TRL reads them; pictures are drawn or loaded when asked for, and kept if they are small.
 
     Returns:
         A dataset whose rows are `{"messages": [...], "images": [...], "tools": [...], "sample_id": ...}`.
@@ -75,10 +78,13 @@ def make_dataset(
     functions, kept = tool_functions(tools), {}
 
     def row(index: int) -> dict:
-        if index not in kept:
+        messages = kept.get(index)
+        if messages is None:
             trajectory = trajectories[index]
-            kept[index] = conversation(trajectory, photos[trajectory.photo_id].load(), interface)
-        return {"messages": kept[index], "images": images_of(kept[index]), "tools": functions}
+            messages = conversation(trajectory, photos[trajectory.photo_id].load(), interface)
+            if interface.photo_px:  # else photos are as large as they come, and memory is not
+                kept[index] = messages
+        return {"messages": messages, "images": images_of(messages), "tools": functions}
 
     def rows(batch: dict) -> dict:
         made = [row(index) for index in batch["index"]]
@@ -171,12 +177,22 @@ class ByLength(Sampler):
 
 
 class Trainer(SFTTrainer):
-    """`SFTTrainer` whose order of samples is given."""
+    """`SFTTrainer` whose order of samples is given, and which logs for how long it has waited for them (`waited_s`)."""
 
     sampler: Sampler
+    waited_s = 0.0
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         return self.sampler
+
+    def get_batch_samples(self, *args, **kwargs):
+        started = time.monotonic()
+        samples = super().get_batch_samples(*args, **kwargs)
+        self.waited_s += time.monotonic() - started
+        return samples
+
+    def log(self, logs: dict, *args, **kwargs) -> None:
+        super().log(logs | {"waited_s": self.waited_s}, *args, **kwargs)
 
 
 class History(TrainerCallback):
@@ -235,9 +251,21 @@ class TimeLimit(TrainerCallback):
             control.should_training_stop = True
 
 
+def possible_workers() -> int:
+    """How many processes may make batches ahead: one a core, and one for each GB of shared memory, where batches wait.
+
+    None where processes are not forked, as on macOS: data sets of ours can't be sent to another kind.
+    """
+    shared = Path("/dev/shm")
+    if multiprocessing.get_start_method() != "fork" or not shared.is_dir():
+        return 0
+    return min(len(os.sched_getaffinity(0)), int(shutil.disk_usage(shared).free // 1e9))
+
+
 def sft_arguments(config: SftConfig, samples: int, folder: str | Path, seed: int, device: str) -> SFTConfig:
     """The stage's settings in TRL's terms; optimiser constants are the paper's."""
     steps = max(1, math.ceil(samples * config.epochs / (config.batch_size * config.accumulate)))
+    workers = min(config.workers, possible_workers())
     return SFTConfig(
         output_dir=str(folder),
         per_device_train_batch_size=config.batch_size,
@@ -253,7 +281,7 @@ def sft_arguments(config: SftConfig, samples: int, folder: str | Path, seed: int
         max_grad_norm=1.0,
         bf16=True,
         use_cpu=device == "cpu",
-        gradient_checkpointing=False,
+        gradient_checkpointing=config.checkpointing,
         logging_steps=max(1, steps // 50),
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or 500,
@@ -261,6 +289,8 @@ def sft_arguments(config: SftConfig, samples: int, folder: str | Path, seed: int
         max_length=None,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
         report_to="none",
         disable_tqdm=True,
         seed=seed,

@@ -1,7 +1,8 @@
 """Qwen3-VL-4B's own architecture, at a fraction of its depth, through the stages that train it.
 
 Sizes are those of the published configuration of Qwen/Qwen3-VL-4B-Instruct, vocabulary included; only the number of
-layers is cut, and weights are random. What this cannot show is what the real weights would answer.
+layers is cut, and weights are random. Settings are those of the profile, but for shorter runs that learn faster. What
+this cannot show is what the real weights would answer.
 """
 
 import io
@@ -14,7 +15,7 @@ from transformers import AutoModelForImageTextToText, Qwen3VLConfig
 
 from reverse_lib import grpo, policy, sft
 from reverse_lib.environment import FULL, rollout
-from reverse_lib.profiles import GrpoConfig, SftConfig
+from reverse_lib.profiles import get_profile
 
 SHOWN = replace(FULL, system_prompt="Find the place.")  # a tiny vocabulary cuts the long prompt into 1,500 tokens
 TEXT = {
@@ -80,11 +81,11 @@ def adapters(model):
 def test_both_supervised_stages_take_a_step_at_the_4b_models_width(shallow, photo, tmp_path):
     model, processor = shallow
     long = rollout(Scripted([ZOOM, SEARCH, RIGHT]), [photo], KnownSearch(), SHOWN)[0]
-    for name, trajectories in (("direct", sft.direct_trajectories([photo])), ("cold start", [long])):
+    for stage, trajectories in (("direct", sft.direct_trajectories([photo])), ("coldstart", [long])):
         before = adapters(model)
         dataset = sft.make_dataset(trajectories, {photo.photo_id: photo}, SHOWN)
-        config = SftConfig(batch_size=1, epochs=1, learning_rate=1e-3, max_length=8192, minutes=5)
-        rows = sft.train(model, processor, dataset, config, tmp_path / name)
+        config = replace(getattr(get_profile("qwen3vl-4b"), stage), accumulate=1, epochs=1, learning_rate=1e-3)
+        rows = sft.train(model, processor, dataset, config, tmp_path / stage)
         losses = [row["loss"] for row in rows if "loss" in row]
         assert losses and all(0 < loss < 20 for loss in losses)
         assert any(not torch.equal(before[key], value) for key, value in adapters(model).items())
@@ -92,7 +93,9 @@ def test_both_supervised_stages_take_a_step_at_the_4b_models_width(shallow, phot
 
 def test_reinforcement_learning_takes_a_step_at_the_4b_models_width(shallow, photo, tmp_path):
     model, processor = shallow
-    config = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, learning_rate=1e-3, max_completion_tokens=800)
+    config = replace(
+        get_profile("qwen3vl-4b").grpo, steps=1, prompts_per_step=1, group_size=2, batch_size=1, learning_rate=1e-3
+    )
     trainer = grpo.make_trainer(model, processor, [photo], KnownSearch(), SHOWN, config, tmp_path)
     scripts, turn = ([SEARCH, RIGHT], [GUESS]), 0
 

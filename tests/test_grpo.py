@@ -212,8 +212,8 @@ def test_with_trajectory_credit_all_turns_of_a_rollout_share_trls_advantage(tmp_
     torch.testing.assert_close(trainer.recorded[0]["advantages"], expected, atol=1e-4, rtol=1e-4)
 
 
-def one_step(folder, scripts, weights, credit):
-    trainer = scripted_trainer(folder, scripts, weights, credit=credit)
+def one_step(folder, scripts, weights, credit, **settings):
+    trainer = scripted_trainer(folder, scripts, weights, credit=credit, **settings)
     trainer.args.max_grad_norm = 0
     trainer.add_callback(kept := Gradients())
     trainer.train()
@@ -270,6 +270,19 @@ def test_a_loss_computed_in_parts_by_length_is_the_whole_one(tmp_path, monkeypat
     sizes = [part["completion_ids"].shape for part in grpo.by_length(trainer.recorded[0], 3)]
     assert [rows for rows, _ in sizes] == [2, 1, 1] and sizes == sorted(sizes, key=lambda size: size[1])
     assert sizes[0][1] < sizes[-1][1] == trainer.recorded[0]["completion_ids"].shape[1]
+
+
+@pytest.mark.parametrize("credit", ["segment", "trajectory"])
+def test_rollouts_in_small_batches_with_activations_computed_again_give_the_step_of_all_at_once(tmp_path, credit):
+    whole, gradient = one_step(tmp_path / "whole", SCRIPTS, Weights(), credit)
+    small, same = one_step(tmp_path / "small", SCRIPTS, Weights(), credit, batch_size=1, checkpointing=True)
+    assert small.args.gradient_accumulation_steps == 4 and len(small.recorded) == 1
+    assert small.accelerator.unwrap_model(small.model).model.language_model.gradient_checkpointing
+    assert torch.nn.functional.cosine_similarity(gradient, same, dim=0) > 0.999
+    assert same.norm().item() == pytest.approx(gradient.norm().item(), rel=0.01)
+    row, one = (rows_of(trainer)[0] for trainer in (small, whole))
+    assert row["reward"] == pytest.approx(one["reward"]) and row["num_tokens"] == one["num_tokens"]
+    assert 0 < row["seconds/own"] < row["seconds/step"]
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -443,6 +456,7 @@ def test_where_the_time_went_is_shares_of_the_steps_after_the_first():
         ({"prompts_per_step": 1, "credit": "token"}, None, "grpo.credit='token': choose one of segment, turn"),
         ({"prompts_per_step": 1, "scale": "all"}, None, "grpo.scale='all': choose one of group, batch, none"),
         ({"prompts_per_step": 1}, ["easy", "hard"], "2 levels for 1 photos"),
+        ({"prompts_per_step": 1, "batch_size": 3}, None, "8 rollouts a step for 1 processes in batches of 3"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, settings, levels, message):

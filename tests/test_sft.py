@@ -2,6 +2,7 @@ import copy
 import importlib.util
 import json
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -15,7 +16,17 @@ from peft import PeftModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention, Qwen3VLVisionPatchEmbed
 
 from reverse_lib import policy, sft
-from reverse_lib.environment import TINY, Budgets, GeoEnvironment, conversation, initial_messages, rollout, with_photo
+from reverse_lib.environment import (
+    FULL,
+    TINY,
+    Budgets,
+    GeoEnvironment,
+    conversation,
+    initial_messages,
+    rollout,
+    with_photo,
+)
+from reverse_lib.photos import Photo
 from reverse_lib.profiles import SftConfig
 from reverse_lib.trajectory import Trajectory
 
@@ -131,10 +142,12 @@ def test_training_steps_lower_the_loss_and_move_the_weights(made, tmp_path):
 def test_gradient_accumulation_gives_the_step_of_the_whole_batch(made, tmp_path):
     _, _, photo, long, short = made
     weights = []
-    for batch, accumulate in ((4, 1), (2, 2), (1, 4)):
+    for batch, accumulate, checkpointing in ((4, 1, False), (2, 2, False), (1, 4, False), (2, 2, True)):
         model, processor = untrained(3)
         dataset = sft.make_dataset([long, short, short, short], {photo.photo_id: photo}, TINY)
-        config = SftConfig(batch_size=batch, accumulate=accumulate, epochs=1, learning_rate=1e-3)
+        config = SftConfig(
+            batch_size=batch, accumulate=accumulate, epochs=1, learning_rate=1e-3, checkpointing=checkpointing
+        )
         rows = sft.train(model, processor, dataset, config, tmp_path)
         loss = next(row["loss"] for row in rows if "loss" in row)
         weights.append((loss, next(row["grad_norm"] for row in rows if "grad_norm" in row)))
@@ -163,6 +176,47 @@ def test_a_run_that_was_killed_goes_on_with_the_same_losses(made, tmp_path):
     resumed = losses("killed", resume=True)
     assert sorted(whole) == list(range(1, 9)) and set(resumed) >= {4, 5, 6, 7, 8}
     assert [resumed[step] for step in range(4, 9)] == pytest.approx([whole[step] for step in range(4, 9)], rel=1e-4)
+
+
+def test_pictures_are_drawn_once_ahead_in_another_process_and_the_losses_are_the_same(made, tmp_path, monkeypatch):
+    _, processor, photo, long, short = made
+    load, losses, drawn_by = Photo.load, {}, {}
+
+    def watched(self):
+        with (tmp_path / str(workers)).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return load(self)
+
+    monkeypatch.setattr(Photo, "load", watched)
+    for workers in (0, 1):
+        dataset = sft.make_dataset([long, short] * 2, {photo.photo_id: photo}, TINY)
+        config = SftConfig(batch_size=2, epochs=2, workers=workers)
+        rows = sft.train(untrained(7)[0], processor, dataset, config, tmp_path)
+        losses[workers] = [row["loss"] for row in rows if "loss" in row]
+        drawn_by[workers] = (tmp_path / str(workers)).read_text().split()
+        assert 0 < rows[-1]["waited_s"] < rows[-1]["train_runtime"]
+        assert len(drawn_by[workers]) == 4  # though there are two epochs
+    assert set(drawn_by[0]) == {str(os.getpid())} and losses[1] == losses[0]
+    if multiprocessing.get_start_method() == "fork":
+        assert drawn_by[1].count(str(os.getpid())) == 1  # the first row, which TRL looks at when it is made
+
+
+@pytest.mark.parametrize(("method", "free_gb", "most"), [("fork", 50.5, 8), ("fork", 0.06, 0), ("spawn", 50.5, 0)])
+def test_where_memory_cannot_be_shared_or_processes_forked_batches_are_made_between_steps(
+    monkeypatch, method, free_gb, most
+):
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: method)
+    monkeypatch.setattr(sft.shutil, "disk_usage", lambda path: SimpleNamespace(free=free_gb * 1e9))
+    monkeypatch.setattr(sft.os, "sched_getaffinity", lambda pid: range(64), raising=False)
+    found = sft.sft_arguments(SftConfig(workers=8), 16, "nowhere", 0, "cpu").dataloader_num_workers
+    assert found == most or not Path("/dev/shm").is_dir()
+
+
+def test_photos_as_large_as_they_come_are_not_kept_in_memory(made):
+    _, _, photo, long, _ = made
+    small, large = (sft.make_dataset([long], {photo.photo_id: photo}, interface) for interface in (TINY, FULL))
+    assert small[0]["images"][0] is small[0]["images"][0]
+    assert large[0]["images"][0] is not large[0]["images"][0]
 
 
 def test_the_eyes_can_be_held_still(made, tmp_path):
