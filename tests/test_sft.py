@@ -281,7 +281,10 @@ def test_a_saved_checkpoint_answers_as_the_model_in_memory(made, tmp_path):
 
 
 def test_the_image_only_processor_gives_the_ids_and_pixels_of_the_full_one(made, tmp_path):
-    pytest.importorskip("torchvision", reason="AutoProcessor needs it; the next test runs this one with a stand-in")
+    pytest.importorskip(
+        "torchvision",
+        reason="AutoProcessor needs it (pip install torch==2.14.1 torchvision==0.29.1); next is a stand-in",
+    )
     _, ours, photo, long, _ = made
     ours.tokenizer.save_pretrained(tmp_path)
     settings = ours.image_processor.to_dict() | {"processor_class": "Qwen3VLProcessor"}
