@@ -212,7 +212,8 @@ def make_runs(p: Profile, on_run: Callable[[str, int], object] | None = None) ->
                 on_run(*job)
         return folder
     threads = max(set_threads() // processes, 1)
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (threads,)) as pool:
+    fresh = {"max_tasks_per_child": 1}  # one process for a dozen runs, whose batches differ in size, grew to 11 GB
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (threads,), **fresh) as pool:
         made = {pool.submit(_make_run, p, *job): job for job in jobs}
         try:
             for run in as_completed(made):
