@@ -1,6 +1,7 @@
 """The skills of a base: what is measured, and that the shipped base has them on names and photos it has never seen."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -57,6 +58,17 @@ def test_the_shipped_base_can_read_point_judge_and_copy_what_it_has_never_seen(p
     # the goals on 512 drills are 0.70, 0.90, 0.50 and 0.95 (model card); 64 drills may miss them by chance
     assert measured["read_photo"] >= 0.6 and measured["point"] >= 0.75
     assert measured["judge_mcc"] >= 0.9 and measured["copy"] >= 0.9
+
+
+def test_the_command_measured_every_goal_on_the_base_that_is_shipped_and_the_card_says_so():
+    found = json.loads(Path("data/models/base/skills.json").read_text())
+    assert found["read_photo"] >= 0.70 and found["point"] >= 0.90
+    assert found["judge_mcc"] >= 0.50 and found["copy"] >= 0.95
+    rows = [line for line in Path("data/models/README.md").read_text().splitlines() if line.startswith("| ")]
+    named = {"a crop cut": "read_photo", "any crop": "read", "pointing, IoU": "point", "MCC": "judge_mcc"}
+    for skill, name in named.items():
+        row = next(line for line in rows if skill in line)
+        assert f"| {found[name]:.2f} |" in row, row
 
 
 def test_skills_are_measured_by_a_flag_and_a_folder_without_a_model_is_named(tmp_path, monkeypatch):
