@@ -20,6 +20,7 @@ OFFLINE = (
     "Without --live nothing is searched for real photographs: the agent is offered no tool but the zoom. "
     "With --live you are told first what is sent to whom."
 )
+WORLD_PHOTOS = 200  # of the world, where nobody says how many
 MOST_TOLD = 50  # bad rows on standard error
 TOOL_NAMES = {"zoom": "image_zoom_in_tool", "image": "image_search_tool", "text": "text_search_tool"}
 
@@ -115,9 +116,9 @@ def geolocate(photos, model, tools, calling, coarse, as_json, map_file, live) ->
         sys.exit(2)
     from tqdm import tqdm
 
-    from reverse_lib import answers
-    from reverse_lib.agents import SERVER, in_words
+    from reverse_lib import show
     from reverse_lib.environment import rollout
+    from reverse_lib.models import SERVER
 
     if coarse and (live or model.startswith(SERVER)):
         click.echo("--coarse: what is told here is coarse; what is sent is not", err=True)
@@ -128,7 +129,7 @@ def geolocate(photos, model, tools, calling, coarse, as_json, map_file, live) ->
         trajectories = rollout(
             agent, list(loaded.values()), search, agent.interface, tools=offered, progress=bar.update
         )
-    told = answers.Told(dict(zip(loaded, trajectories, strict=True)), in_words(agent), coarse)
+    told = show.Told(dict(zip(loaded, trajectories, strict=True)), _words_of(agent), coarse)
     note = WORLD_ONLY if agent.interface.name == "tiny" else ""
     if as_json:
         click.echo(json.dumps({"model": model, "note": note, "photos": told.rows()}, ensure_ascii=False))
@@ -160,7 +161,7 @@ def _load_photos(paths: Sequence[Path]) -> tuple[dict, int]:
 
 
 def _write_map(map_, path: Path) -> None:
-    from reverse_lib.maps import save_map
+    from reverse_lib.show import save_map
 
     try:
         save_map(map_, path)
@@ -217,15 +218,17 @@ def _listing(benchmark: str, root: Path | None, split: str | None, n: int | None
     """The photos to evaluate on; what is wrong with the list goes to standard error."""
     from tqdm import tqdm
 
-    from reverse_lib import benchmarks
+    from reverse_lib import photos
 
     if benchmark == "world" and root is not None:
         raise ValueError("--root: the world needs no folder; leave it out, or name another benchmark")
     if benchmark != "world" and split is not None:
         raise ValueError(f"--split: {benchmark} has no splits; leave it out, or use --benchmark world")
-    with tqdm(unit="photo", desc="opening", file=sys.stderr, leave=False, disable=benchmark == "world" or None) as bar:
-        listing = benchmarks.load(benchmark, root, split or "test-new", n, world, progress=bar.update)
-    published = benchmarks.PUBLISHED.get(benchmark)
+    if benchmark == "world":
+        return photos.Listing(world.photos(split or "test-new", n or WORLD_PHOTOS))
+    with tqdm(unit="photo", desc="opening", file=sys.stderr, leave=False) as bar:
+        listing = photos.load(benchmark, root, n, progress=bar.update)
+    published = photos.PUBLISHED.get(benchmark)
     if n is None and published and listing.listed != published:
         click.echo(f"{benchmark} is published with {published:,} photos; {listing.listed:,} are listed here", err=True)
     for word, rows in (("left out", listing.skipped), ("kept, but look", listing.suspicious)):
@@ -302,7 +305,7 @@ def _tools(text: str) -> tuple[str, ...]:
 
 def _live_search(offered: Sequence[str], output: Path | None = None, open_files: ExitStack | None = None):
     """Live services, said on standard error; with an output folder what they answer is recorded, and asked once."""
-    from reverse_lib.live.choice import configured
+    from reverse_lib.search import configured
 
     try:
         search, sent = configured(offered)
@@ -313,8 +316,7 @@ def _live_search(offered: Sequence[str], output: Path | None = None, open_files:
     click.echo("--live: no file name, place or metadata is sent, nor the rest of a photo", err=True)
     if output is None:
         return search
-    from reverse_lib.cache import CacheError, SearchCache
-    from reverse_lib.recording import RecordedSearch
+    from reverse_lib.search import CacheError, RecordedSearch, SearchCache
 
     try:
         cache = SearchCache.open(output / "search_cache", mode="w", min_similarity=1.0, min_iou=1.0)
@@ -327,7 +329,7 @@ def _offline(agent, offered: Sequence[str]):
     """What is searched on this machine: the miniature web, for an agent that knows no other; nothing for others."""
     if agent.interface.name == "tiny":
         return _world(0).live, offered
-    from reverse_lib.live import LiveSearch
+    from reverse_lib.search import LiveSearch
 
     click.echo(OFFLINE, err=True)
     agent.tools = tuple(name for name in offered if name == TOOL_NAMES["zoom"])
@@ -336,12 +338,21 @@ def _offline(agent, offered: Sequence[str]):
 
 def _agent(model: str, tools: Sequence[str], calling: str):
     """The model as an agent; what goes wrong is one line that names it."""
-    from reverse_lib.agents import ModelError, load_named
+    from reverse_lib.models import ModelError, load_named
 
     try:
         return load_named(model, tools, calling, say=lambda text: click.echo(text, err=True))
     except ModelError as error:
         raise click.ClickException(f"--model {error}") from error
+
+
+def _words_of(agent):
+    """Makes words of what an agent thinks: the tiny agent writes shorthand, others write words already."""
+    if agent.interface.name != "tiny":
+        return str
+    from reverse_lib.world import in_words
+
+    return in_words
 
 
 def _world(seed: int):
@@ -356,9 +367,9 @@ def _endpoint_errors(go_on: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        from reverse_lib.endpoint import EndpointError
+        from reverse_lib.environment import AgentError
 
-        if isinstance(error, EndpointError):
+        if isinstance(error, AgentError):
             raise click.ClickException(f"{error}{go_on}") from error
         raise
 
@@ -379,17 +390,17 @@ def _usage_errors() -> Iterator[None]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def bench(photos: int, results: int, repeats: int, as_json: bool) -> None:
     """Measure the search cache against the obvious way, and against its own size (minutes)."""
-    from reverse_lib import bench as measured
+    from reverse_lib import scale
 
-    work = measured.Workload(photos, repeats=repeats)
-    tables = {"compared": measured.compare(work, progress=True).reset_index()}
+    work = scale.Workload(photos, repeats=repeats)
+    tables = {"compared": scale.compare_caches(work, progress=True).reset_index()}
     sizes = [10**power for power in range(4, 8) if 10**power < results] + [results]
-    tables["scale"] = measured.scale(sizes, work, progress=True)
+    tables["scale"] = scale.grow_caches(sizes, work, progress=True)
     if as_json:
         click.echo(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))
         return
     for name, table in tables.items():
-        Console().print(measured.rich_table(table, name))
+        Console().print(scale.rich_table(table, name))
 
 
 if __name__ == "__main__":

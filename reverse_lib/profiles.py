@@ -7,10 +7,50 @@ profile.save_metrics("05_evaluation", {"within_25km": 0.41})
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
+
+
+def variable(name: str) -> str:
+    """What a variable of the environment holds, "" where it is not set; keys and addresses are read here only."""
+    return os.environ.get(name, "").strip()
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What one rollout may use.
+
+    `turns` counts everything the model writes, its answer included; after `nudges` turns that could not be read and
+    were told so, the next such turn ends the rollout.
+    """
+
+    zoom: int = 5
+    image: int = 3
+    text: int = 5
+    turns: int = 10
+    nudges: int = 2
+
+    def __post_init__(self):
+        for item in fields(self):
+            value, least = getattr(self, item.name), 1 if item.name == "turns" else 0
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"Budgets.{item.name}={value!r}: give a whole number of at least {least}")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the reward; the first three of the total, the others inside the process part."""
+
+    accuracy: float = 0.6
+    format: float = 0.1
+    process: float = 0.3
+    look: float = 0.2  # for IoU 1
+    query: float = 0.1  # for all of the photo's evidence
+    trust: float = 0.3  # for MCC 1, each labelled search
+    error: float = -0.05  # each call that the model got wrong
 
 
 @dataclass(frozen=True)
@@ -89,12 +129,49 @@ class GrpoConfig:
     save_steps: int = 10  # a checkpoint to continue from every so many steps; 0 keeps none
 
 
+FULL = "full method"
+START = "before RL"
+_TOOLS = ("image_zoom_in_tool", "image_search_tool", "text_search_tool")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of training; the defaults are the full method.
+
+    Attributes:
+        credit: As in `GrpoConfig`.
+        weights: Of the reward that trains; every variant is judged by the usual reward.
+        tools: Names of the tools that the agent has, in training and in evaluation.
+        trained: False only evaluates the checkpoint that training starts from.
+    """
+
+    credit: str = "segment"
+    weights: Weights = field(default_factory=Weights)
+    tools: tuple[str, ...] = _TOOLS
+    trained: bool = True
+
+
+VARIANTS: Mapping[str, Variant] = {
+    START: Variant(trained=False),
+    FULL: Variant(),
+    "turn credit": Variant(credit="turn"),
+    "trajectory credit": Variant(credit="trajectory"),
+    "no evidence reward": Variant(weights=Weights(trust=0.0)),
+    "no tools": Variant(tools=()),
+    "zoom only": Variant(tools=_TOOLS[:1]),
+    "image search only": Variant(tools=_TOOLS[1:2]),
+    "text search only": Variant(tools=_TOOLS[2:]),
+    "no IoU reward": Variant(weights=Weights(look=0.0)),
+    "no query reward": Variant(weights=Weights(query=0.0)),
+}
+
+
 @dataclass(frozen=True)
 class AblationConfig:
     """Which RL runs notebook 06 compares; each is made with the settings of `GrpoConfig`."""
 
     make: bool = False  # train what is missing; otherwise only what was made before is read
-    variants: str = ""  # names out of `ablations.VARIANTS`, with commas between; "" is all of them
+    variants: str = ""  # names out of VARIANTS, with commas between; "" is all of them
     seeds: int = 3
     photos: int = 300  # test-new photos that every run is judged on
     processes: int = 2  # runs made side by side, each with its share of the cores
@@ -119,7 +196,6 @@ class Profile:
     seed: int = 0  # of training and sampling; the world has its own
     outputs: str = ""  # folder; empty means outputs/<name>
     timeout_s: int = 1200  # of one notebook
-    slim: bool = False  # whether executed notebooks are made small enough for git
     world: WorldConfig = field(default_factory=WorldConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     annotation: AnnotationConfig = field(default_factory=AnnotationConfig)
@@ -216,7 +292,7 @@ _CLAIMED = (  # what the claims of `replication` compare
     "before RL, full method, no tools, zoom only, image search only, text search only, no evidence reward, "
     "turn credit, trajectory credit"
 )
-_REFERENCE = Profile("reference", timeout_s=4 * 3600, slim=True, ablation=AblationConfig(make=True, variants=_CLAIMED))
+_REFERENCE = Profile("reference", timeout_s=4 * 3600, ablation=AblationConfig(make=True, variants=_CLAIMED))
 PROFILES = {profile.name: profile for profile in (_SMOKE, Profile("cpu"), _REFERENCE, _GPU, _QWEN)}
 
 

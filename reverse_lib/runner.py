@@ -9,10 +9,14 @@ A notebook's `parameters` cell has `profile = "cpu"` and `overrides = {}` and ca
 
 import json
 import os
+import platform
+import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +25,15 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Table
 from rich.text import Text
 
-from reverse_lib.profiles import get_profile, known_keys
-from reverse_lib.provenance import note_run
+from reverse_lib.profiles import Profile, get_profile, known_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = "python3"  # jupyter starts it with the interpreter that runs this module
 CHILD_ENVIRONMENT = {"MPLBACKEND": "agg", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
 CHILD_ENVIRONMENT |= {"REVERSE_NO_FRONT_END": "1"}  # nobody will move a slider: see `widgets`
 ROWS_A_NOTEBOOK = 12
+RUN_FILE = "run.json"  # what a figure was made with
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "numpy", "pandas")
 
 
 class RunError(ValueError):
@@ -91,10 +96,6 @@ def run(
     finished = []
     for path in chosen:
         done = execute(path, folder / path.name, parameters[path], config.timeout_s, console)
-        if config.slim:
-            from reverse_lib.slim import slim
-
-            slim(done.path)
         note_run(folder, config, overrides or {}, done.name, done.seconds)
         finished.append(done)
     return finished
@@ -347,3 +348,84 @@ def _text(value: Any) -> str:
 
 def _shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def note_run(folder: Path, profile: Profile, overrides: Mapping[str, Any], notebook: str, seconds: float) -> Path:
+    """Write down that a notebook was executed; what other notebooks of the folder were made with stays.
+
+    Args:
+        folder: Of the profile's results.
+        profile: As it was run, overrides included.
+        overrides: Settings that differ from the profile of that name.
+        notebook: Its name without suffix.
+        seconds: Wall time.
+
+    Returns:
+        The file: a dict by notebook's name.
+    """
+    file = folder / RUN_FILE
+    try:
+        known = json.loads(file.read_text())
+    except (OSError, ValueError):
+        known = {}
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    seeds = {"training": profile.seed, "world": profile.world.seed}
+    known[notebook] = {
+        "finished": finished,
+        "seconds": round(seconds, 1),
+        "profile": profile.name,
+        "overrides": dict(overrides),
+        "seeds": seeds,
+        **surroundings(),
+    }
+    file.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+    return file
+
+
+def surroundings() -> dict[str, Any]:
+    """The machine and the software: hardware, python, packages (versions by name), commit ("" outside of git)."""
+    return {"hardware": _hardware(), "python": platform.python_version(), "packages": _versions(), "commit": _commit()}
+
+
+def _hardware() -> dict[str, Any]:
+    """Processor, cores that may be used, memory in GiB, and GPUs, as far as the system tells."""
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    kib = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = {"cpu": names[0] if names else platform.processor() or platform.machine(), "cores": cores}
+    found["memory_gib"] = round(kib / 2**20, 1) or None
+    found["gpus"] = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
+    return found
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit(folder: Path = Path(__file__).parent) -> str:
+    """The commit that is checked out, "-dirty" behind it where a file differs that a run does not write itself."""
+    git = ("git", "-C", str(folder))
+    commit = _output(*git, "rev-parse", "--short=12", "HEAD")
+    changed = commit and _output(*git, "status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)outputs")
+    return f"{commit}-dirty" if changed else commit
+
+
+def _output(*command: str) -> str:
+    """What a program says, "" where there is no such program or it fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -14,10 +14,11 @@ import torch
 from models import BROKEN, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, drawn_photo, untrained
 from transformers import TrainerCallback
 
-from reverse_lib import grpo, policy
 from reverse_lib.environment import TINY
+from reverse_lib.models import policy
 from reverse_lib.profiles import GrpoConfig
-from reverse_lib.sft import History
+from reverse_lib.training import grpo
+from reverse_lib.training.sft import History
 
 SCRIPTS = ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, RIGHT], [BROKEN, GUESS])
 AGENT = Path(__file__).parent.parent / "data/models/agent"
@@ -88,7 +89,7 @@ def train_agent(folder, on_row=None) -> tuple[list[dict], torch.nn.Module]:
         steps=3, prompts_per_step=1, group_size=4, max_turn_tokens=160, learning_rate=1e-3, save_steps=1
     )
     settings = dict(seed=5, on_row=on_row, levels=["easy", "hard"])
-    rows = grpo.train(model, processor, photos, KnownSearch(), TINY, config, folder, **settings)
+    rows = grpo.train_grpo(model, processor, photos, KnownSearch(), TINY, config, folder, **settings)
     assert processor.tokenizer.response_template is None and "parse_response" not in vars(processor.tokenizer)
     return rows, model
 

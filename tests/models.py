@@ -6,10 +6,11 @@ from functools import cache
 import torch
 from PIL import Image, ImageDraw
 
-from reverse_lib import policy, tiny
+from reverse_lib.models import policy
 from reverse_lib.photos import Photo
 from reverse_lib.search import SearchAnswer, SearchResult
 from reverse_lib.trajectory import ToolCall, format_turn
+from reverse_lib.world.base import tiny
 
 PHOTO = Photo("photo-1", None, 39.47, -0.38, "Spain", "Valencia", ((100, 200, 300, 400),))
 ZOOM = format_turn("Spain? A sign.", tool_call=ToolCall("image_zoom_in_tool", {"bbox_2d": [100, 200, 300, 400]}))

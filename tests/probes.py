@@ -20,7 +20,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.preprocessing import StandardScaler
 
 from reverse_lib.geo import haversine_km
-from reverse_lib.photos import to_pixels
+from reverse_lib.photos.photo import to_pixels
 
 GREY = (128, 128, 128)
 WINDOW_PX = (320, 140)  # greyed around a region: wider and taller than any that has a name

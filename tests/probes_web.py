@@ -12,7 +12,7 @@ from probes import is_near
 from sklearn.feature_extraction.text import CountVectorizer
 
 from reverse_lib.geo import haversine_km
-from reverse_lib.rewards import evidence_mcc
+from reverse_lib.reward import evidence_mcc
 from reverse_lib.search import normalise_query
 from reverse_lib.world.gazetteer import country_table, load_cities
 

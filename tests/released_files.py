@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from reverse_lib.interop import IMAGE_CACHE, RL, SFT, TEXT_CACHE
+from reverse_lib.scale.tables import IMAGE_CACHE, RL, SFT, TEXT_CACHE
 from reverse_lib.trajectory import TOOLS
 
 ZOOM, IMAGE, TEXT = TOOLS

@@ -3,7 +3,8 @@
 import dataclasses
 import re
 
-from reverse_lib.teacher import WORDINGS, ScriptedTeacher
+from reverse_lib.world import ScriptedTeacher
+from reverse_lib.world.teacher import WORDINGS
 
 ZOOM, IMAGE, TEXT = "image_zoom_in_tool", "image_search_tool", "text_search_tool"
 FAULTLESS = {field.name: 0.0 for field in dataclasses.fields(ScriptedTeacher) if isinstance(field.default, float)}

@@ -7,13 +7,15 @@ import pandas as pd
 import pytest
 from models import GUESS, KnownSearch, Scripted, drawn_photo, untrained
 
-from reverse_lib import ablations, grpo, policy
-from reverse_lib.ablations import FULL, START, VARIANTS, Variant, ablate, effects
-from reverse_lib.cache import SearchCache
 from reverse_lib.environment import TINY, rollout
-from reverse_lib.profiles import AblationConfig, GrpoConfig, get_profile
-from reverse_lib.teacher import ScriptedTeacher
+from reverse_lib.evaluation import METRICS, effects, evaluate
+from reverse_lib.models import policy
+from reverse_lib.profiles import FULL, START, VARIANTS, AblationConfig, GrpoConfig, Variant, get_profile
+from reverse_lib.search import SearchCache
+from reverse_lib.training import ablations, grpo
+from reverse_lib.training.ablations import ablate
 from reverse_lib.trajectory import TOOLS, load_trajectories, save_trajectories
+from reverse_lib.world import ScriptedTeacher
 
 CONFIG = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, max_completion_tokens=40, max_turn_tokens=8)
 
@@ -36,7 +38,7 @@ def photos(n, prefix):
 
 def run(start, folder, variants, config=CONFIG, on_run=None):
     train, test, search = photos(2, "train"), photos(3, "test"), KnownSearch()
-    return ablate(start, train, search, test, search, config, folder, variants, seeds=(0, 1), on_run=on_run)
+    return ablate(start, train, search, test, search, config, folder, evaluate, variants, seeds=(0, 1), on_run=on_run)
 
 
 def test_the_list_covers_credit_each_process_reward_and_each_tool():
@@ -55,7 +57,7 @@ def test_every_variant_is_trained_with_every_seed_as_it_says(start, tmp_path, mo
         assert len(photos) == 2 and config.steps == CONFIG.steps
         trained.append((config.credit, seed, tools, weights.trust))
 
-    monkeypatch.setattr(grpo, "train", train)
+    monkeypatch.setattr(grpo, "train_grpo", train)
     names = (START, FULL, "trajectory credit", "no evidence reward", "no tools")
     results = run(start, tmp_path / "runs", {name: VARIANTS[name] for name in names})
     expected = [("segment", TOOLS, 0.3), ("trajectory", TOOLS, 0.3), ("segment", TOOLS, 0.0), ("segment", (), 0.3)]
@@ -81,7 +83,7 @@ def test_a_finished_run_is_not_made_again_and_other_settings_are_refused(start, 
 
 
 def table(name, seed, rewards):
-    blank = dict.fromkeys(ablations.METRICS, 0.0) | {"km": 1.0, "pred_country": "", "country": "", "end": "answered"}
+    blank = dict.fromkeys(METRICS, 0.0) | {"km": 1.0, "pred_country": "", "country": "", "end": "answered"}
     rows = [blank | {"photo_id": f"p{i}", "reward": value} for i, value in enumerate(rewards)]
     return pd.DataFrame(rows).assign(variant=name, seed=seed)
 
@@ -109,7 +111,7 @@ def test_variants_that_share_no_seed_are_left_out_and_others_compared_on_those_t
 
 
 def test_finished_runs_are_read_again_and_an_untrained_one_stands_for_every_seed(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(grpo, "train", lambda *_, **__: None)
+    monkeypatch.setattr(grpo, "train_grpo", lambda *_, **__: None)
     assert ablations.load_runs(tmp_path / "nowhere").empty
     made = run(start, tmp_path / "runs", {name: VARIANTS[name] for name in (START, FULL)})
     pd.testing.assert_frame_equal(ablations.load_runs(tmp_path / "runs"), made)
@@ -129,7 +131,7 @@ def test_runs_of_a_profile_are_made_side_by_side_once_and_as_one_process_does(
 
     beside, alone = profile("beside", 2), profile("alone", 1)
     with pytest.raises(FileNotFoundError, match="coldstart: not there yet; notebook 03_sft makes it"):
-        ablations.make_runs(beside)
+        ablations.make_runs(beside, world, evaluate)
     rows = rollout(ScriptedTeacher(world), world.photos("train", 4), world.live)
     for row in rows:
         row.extra |= {"sample": "search", "difficulty": "easy"}
@@ -141,14 +143,14 @@ def test_runs_of_a_profile_are_made_side_by_side_once_and_as_one_process_does(
     done, runs = [], {}
     for p in (beside, alone):
         capfd.readouterr()
-        runs[p] = ablations.load_runs(ablations.make_runs(p, lambda *run: done.append(run)))
+        runs[p] = ablations.load_runs(ablations.make_runs(p, world, evaluate, lambda *run: done.append(run)))
         assert p == alone or "%|" not in capfd.readouterr().err  # bars would stand in red in the notebook
     assert sorted(done) == sorted([(START, 0), ("zoom only", 0)] * 2)
     made = ["variant", "seed", "photo_id", "reward", "tokens"]
     assert runs[beside].groupby("variant").size().to_dict() == {START: 2, "zoom only": 2}
     pd.testing.assert_frame_equal(runs[beside][made], runs[alone][made])
     assert not list(beside.folder.rglob("ablations/*/search_cache")), "only needed while a run is trained"
-    ablations.make_runs(beside, lambda *run: done.append(run))
+    ablations.make_runs(beside, world, evaluate, lambda *run: done.append(run))
     assert len(done) == 4
 
 

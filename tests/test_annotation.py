@@ -13,13 +13,12 @@ import pytest
 from environment_fakes import ANSWER, TEXT, FakeSearch, Scripted, call_text
 from fake_endpoint import KEY, FakeEndpoint, coloured, natively, picture_of, say, status, turn_of
 
-from reverse_lib.annotation import TEACHER_BUDGETS, AnnotationStopped, annotate, without_nudges
-from reverse_lib.calls import UNREADABLE
-from reverse_lib.endpoint import Endpoint, EndpointConfig
-from reverse_lib.environment import FULL, TINY, rollout
-from reverse_lib.journal import Journal
+from reverse_lib.annotation import annotate, without_nudges
+from reverse_lib.annotation.teachers import TEACHER_BUDGETS, AnnotationStopped
+from reverse_lib.environment import FULL, TINY, UNREADABLE, rollout
+from reverse_lib.models import Endpoint, EndpointConfig
 from reverse_lib.photos import Photo
-from reverse_lib.trajectory import FilterRules, filter_trajectories, load_trajectories
+from reverse_lib.trajectory import FilterRules, Journal, filter_trajectories, load_trajectories
 
 TESTS = Path(__file__).parent
 PHOTOS = [coloured(i) for i in range(8)]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from reverse_lib.geo import haversine_km
-from reverse_lib.teacher import Row, judge
 from reverse_lib.world import SPLITS
 from reverse_lib.world.gazetteer import load_cities, load_countries
 from reverse_lib.world.pages import names_in, states_position
+from reverse_lib.world.teacher import Row, judge
 
 NEAR_KM = 25.0
 PHOTOS = 150  # a split

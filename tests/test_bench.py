@@ -8,11 +8,12 @@ from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reverse_lib import bench, search
 from reverse_lib.__main__ import main
-from reverse_lib.cache import SearchCache
-from reverse_lib.replay import IMAGE, overlap
-from reverse_lib.search import BlockList, SearchResult, filter_results
+from reverse_lib.scale import bench
+from reverse_lib.search import IMAGE, SearchCache, SearchResult, filter_results
+from reverse_lib.search import results as search
+from reverse_lib.search.replay import overlap
+from reverse_lib.search.results import BlockList
 
 TINY = bench.Workload(photos=40, lookups=25, repeats=1)
 
@@ -66,7 +67,7 @@ def test_the_searches_are_what_the_workload_says():
 
 
 def test_the_comparison_has_a_finite_number_in_every_place():
-    table = bench.compare(TINY)
+    table = bench.compare_caches(TINY)
     assert list(table.columns) == ["cache", "obvious", "ratio", "goal", "met"] and len(table) == 7
     assert all(math.isfinite(value) and value >= 0 for value in table["cache"])
     assert all(math.isfinite(value) and value > 0 for value in table.loc[table["goal"] != "", "obvious"])
@@ -75,12 +76,12 @@ def test_the_comparison_has_a_finite_number_in_every_place():
 
 
 def test_the_scale_and_the_command_print_every_size(monkeypatch):
-    table = bench.scale([36, 40], TINY)
+    table = bench.grow_caches([36, 40], TINY)
     assert table["results"].tolist() == [36, 72]
     assert (table[["open_ms", "image_per_s", "text_per_s", "recorded_per_s", "file_mb"]].to_numpy() > 0).all()
-    monkeypatch.setattr(bench, "scale", lambda sizes, work, progress: table.assign(results=list(sizes)))
+    monkeypatch.setattr(bench, "grow_caches", lambda sizes, work, progress: table.assign(results=list(sizes)))
     monkeypatch.setattr(
-        bench, "compare", lambda work, progress: bench._judged([("opening, ms", 1.0, work.photos, "20 x")])
+        bench, "compare_caches", lambda work, progress: bench._judged([("opening, ms", 1.0, work.photos, "20 x")])
     )
     runner = CliRunner()
     found = json.loads(runner.invoke(main, ["bench", "--json", "--photos", "20", "--results", "100000"]).stdout)

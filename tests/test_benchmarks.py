@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from reverse_lib import benchmarks, photo_lists
-from reverse_lib.benchmarks import Listing, folder, load
-from reverse_lib.photo_lists import Row, read_rows
-from reverse_lib.photos import Photo
+from reverse_lib.photos import Listing, Photo, folder, load
+from reverse_lib.photos import listing as benchmarks
+from reverse_lib.photos import lists as photo_lists
+from reverse_lib.photos.lists import Row, read_rows
 
 JPEG = BytesIO()
 Image.new("RGB", (24, 16), "teal").save(JPEG, "jpeg")

@@ -16,8 +16,9 @@ import lmdb
 import pyarrow.parquet as pq
 import pytest
 
-from reverse_lib.cache import FORMAT_VERSION, CacheError, SearchCache
-from reverse_lib.search import BlockList, SearchBackend, SearchResult
+from reverse_lib.search import CacheError, SearchBackend, SearchCache, SearchResult
+from reverse_lib.search.cache import FORMAT_VERSION
+from reverse_lib.search.results import BlockList
 from reverse_lib.trajectory import Observation, Step, Trajectory
 
 ROOT = Path(__file__).resolve().parents[1]

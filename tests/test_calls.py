@@ -8,14 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from reverse_lib.calls import one_line
-from reverse_lib.environment import (
-    FULL,
-    TINY,
-    GeoEnvironment,
-    Interface,
-)
-from reverse_lib.interface import result_text
+from reverse_lib.environment import FULL, TINY, GeoEnvironment, Interface, one_line
+from reverse_lib.environment.interface import result_text
 from reverse_lib.photos import Photo
 from reverse_lib.search import SearchAnswer, SearchResult
 from reverse_lib.trajectory import TOOLS

@@ -16,11 +16,11 @@ from models import untrained
 from PIL import Image
 from pillow_heif import register_heif_opener
 
-from reverse_lib import policy
 from reverse_lib.__main__ import main
 from reverse_lib.environment import FULL, TINY
 from reverse_lib.evaluation import METRICS
 from reverse_lib.geo import Answer
+from reverse_lib.models import policy
 from reverse_lib.photos import Photo
 from reverse_lib.search import SearchAnswer, SearchResult
 from reverse_lib.trajectory import format_turn

@@ -12,14 +12,15 @@ import pytest
 from cli_fakes import ANSWER, GPS, KEYS, TURNS, Scripted, Services, TinyWorld, check_sent, tagged
 from click.testing import CliRunner
 
-from reverse_lib import benchmarks, policy
 from reverse_lib.__main__ import main
-from reverse_lib.cache import SearchCache
-from reverse_lib.coarse import LEVELS, coarse, without_details
 from reverse_lib.environment import FULL, TINY
 from reverse_lib.evaluation import METRICS
 from reverse_lib.geo import Answer
-from reverse_lib.live import GoogleVision, Serper, Tavily, choice
+from reverse_lib.models import policy
+from reverse_lib.photos import listing as benchmarks
+from reverse_lib.search import GoogleVision, SearchCache, Serper, Tavily
+from reverse_lib.search.live import choice
+from reverse_lib.show.coarse import LEVELS, coarse, without_details
 from reverse_lib.trajectory import TOOLS, Step, Trajectory
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from reverse_lib.credit import (
-    EPSILON,
+from reverse_lib.profiles import Weights
+from reverse_lib.reward import (
+    Breakdown,
     assistant_turns,
     label_advantages,
     label_rewards,
@@ -15,7 +16,7 @@ from reverse_lib.credit import (
     turn_advantages,
     turn_rewards,
 )
-from reverse_lib.rewards import Breakdown, Weights
+from reverse_lib.reward.credit import EPSILON
 
 
 def broken_down(per_turn, accuracy=1.0, form=1.0, weights=None):

@@ -17,13 +17,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from reverse_lib.calls import UNREADABLE
-from reverse_lib.endpoint import Endpoint, EndpointConfig, EndpointError, EndpointRefused, Quota, from_environment
-from reverse_lib.environment import FULL, TINY, Budgets, initial_messages, rollout, with_photo
+from reverse_lib.environment import (
+    FULL,
+    TINY,
+    UNREADABLE,
+    AgentError,
+    AgentRefused,
+    initial_messages,
+    rollout,
+    with_photo,
+)
+from reverse_lib.environment.interface import image_block
 from reverse_lib.evaluation import evaluate
-from reverse_lib.interface import image_block
+from reverse_lib.models import Endpoint, EndpointConfig, from_environment
+from reverse_lib.models.endpoint import Quota
+from reverse_lib.models.wire import NATIVE_NOTE, Written, join_chunks, read_reply
+from reverse_lib.profiles import Budgets
 from reverse_lib.trajectory import TOOLS, load_trajectories, parse_turn, save_trajectories
-from reverse_lib.wire import NATIVE_NOTE, Written, join_chunks, read_reply
 
 SCRIPT = (
     call_text(ZOOM, bbox_2d=[100, 100, 300, 200]),
@@ -107,7 +117,7 @@ def test_a_server_without_tool_calls_is_told_the_tools_in_the_prompt(server):
 
 def test_a_chat_template_on_the_server_renders_what_a_local_checkpoint_reads(server):
     from reverse_lib.environment import tool_functions
-    from reverse_lib.policy import load_processor
+    from reverse_lib.models import load_processor
 
     server.answer = lambda body: say(SCRIPT[turn_of(body)])
     agent = Scripted(SCRIPT)
@@ -261,48 +271,48 @@ def test_what_may_be_gone_in_a_moment_is_asked_again_and_never_becomes_a_turn(se
     assert endpoint.respond(conversation()) == ANSWER and len(server.bodies) == 2
     assert endpoint.usage.retries == 1 and endpoint.usage.requests == 1 and len(endpoint.slept) == 1
     server.queue = [first] * 3
-    with pytest.raises(EndpointError, match="fake-model at http://127.*, 3 attempts in a row") as failure:
+    with pytest.raises(AgentError, match="fake-model at http://127.*, 3 attempts in a row") as failure:
         make(server, stream=stream, retries=2).respond(conversation())
-    assert not isinstance(failure.value, EndpointRefused) and len(server.bodies) == 5
+    assert not isinstance(failure.value, AgentRefused) and len(server.bodies) == 5
 
 
 def test_a_server_that_stays_silent_has_failed(server):
     server.queue = [server.slow, say(ANSWER), server.slow]
     endpoint = make(server, timeout_s=0.2, retries=1)
     assert endpoint.respond(conversation()) == ANSWER and endpoint.usage.retries == 1
-    with pytest.raises(EndpointError, match="no answer within 0.2 s, 1 attempts"):
+    with pytest.raises(AgentError, match="no answer within 0.2 s, 1 attempts"):
         make(server, timeout_s=0.2, retries=0).respond(conversation())
 
 
 def test_nobody_there_is_an_error_that_names_the_address(server):
     server.close()
-    with pytest.raises(EndpointError, match="127.0.0.1.*the connection failed or was cut, 2 attempts"):
+    with pytest.raises(AgentError, match="127.0.0.1.*the connection failed or was cut, 2 attempts"):
         make(server, retries=1).respond(conversation())
 
 
 @pytest.mark.parametrize(
     ("reply", "kind", "message"),
     [
-        (status(401, f"bad key {KEY}"), EndpointError, r"HTTP 401 \(bad key …\); check .*OPENAI_API_KEY"),
-        (status(404, "no such\nmodel"), EndpointError, r"HTTP 404 \(no such model\)"),
-        (status(302, headers={"Location": "http://127.0.0.1:9/"}), EndpointError, "HTTP 302"),
-        (status(429, "pay", code="insufficient_quota"), EndpointError, r"HTTP 429 \(pay\); check"),
-        (status(429, headers={"Retry-After": "86400"}), EndpointError, "asks to wait 86,400 s.*go on later"),
-        (status(400, "too long"), EndpointRefused, "HTTP 400, this conversation is refused .too long."),
-        (status(413), EndpointRefused, "HTTP 413"),
-        (say("", finish="content_filter"), EndpointRefused, "content filter"),
+        (status(401, f"bad key {KEY}"), AgentError, r"HTTP 401 \(bad key …\); check .*OPENAI_API_KEY"),
+        (status(404, "no such\nmodel"), AgentError, r"HTTP 404 \(no such model\)"),
+        (status(302, headers={"Location": "http://127.0.0.1:9/"}), AgentError, "HTTP 302"),
+        (status(429, "pay", code="insufficient_quota"), AgentError, r"HTTP 429 \(pay\); check"),
+        (status(429, headers={"Retry-After": "86400"}), AgentError, "asks to wait 86,400 s.*go on later"),
+        (status(400, "too long"), AgentRefused, "HTTP 400, this conversation is refused .too long."),
+        (status(413), AgentRefused, "HTTP 413"),
+        (say("", finish="content_filter"), AgentRefused, "content filter"),
     ],
 )
 def test_what_asking_again_cannot_help_is_an_error_at_once(server, reply, kind, message):
     server.queue = [reply]
-    with pytest.raises(EndpointError, match=message) as failure:
+    with pytest.raises(AgentError, match=message) as failure:
         make(server).respond(conversation())
     assert type(failure.value) is kind and len(server.bodies) == 1
 
 
 def test_a_failure_ends_a_rollout_with_an_error_and_not_with_a_turn(server):
     server.answer = lambda body: status(500)
-    with pytest.raises(EndpointError, match="HTTP 500"):
+    with pytest.raises(AgentError, match="HTTP 500"):
         rollout(make(server, retries=1, concurrency=2), [coloured(i) for i in range(5)], FakeSearch(), FULL)
     assert len(server.bodies) == 4  # two conversations with two attempts each; no third one was begun
 
@@ -445,7 +455,7 @@ def test_the_key_is_in_nothing_that_is_written(server, monkeypatch, caplog, tmp_
         server.queue = [reply] * 2
         try:
             endpoint.respond(conversation())
-        except EndpointError as error:
+        except AgentError as error:
             written += ["".join(traceback.format_exception(error)), repr(error.__cause__), repr(error.__context__)]
             written.append(str(pickle.dumps(str(error))))
         server.queue = []

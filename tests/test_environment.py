@@ -13,15 +13,9 @@ import pytest
 from environment_fakes import ANSWER, IMAGE, TEXT, ZOOM, FakeSearch, call_text, make, photo, picture
 from PIL import Image
 
-from reverse_lib.environment import (
-    FULL,
-    TINY,
-    Budgets,
-    GeoEnvironment,
-    environment_class,
-    tool_functions,
-)
-from reverse_lib.interface import Interface, show_photo, show_zoom
+from reverse_lib.environment import FULL, TINY, GeoEnvironment, Interface, show_photo, show_zoom, tool_functions
+from reverse_lib.environment.environment import environment_class
+from reverse_lib.profiles import Budgets
 from reverse_lib.search import SearchAnswer, SearchResult
 from reverse_lib.trajectory import TOOLS
 
@@ -293,7 +287,7 @@ def digest(path) -> str:
     """Everything the model is shown for three calls on a cache, as one text."""
     import hashlib
 
-    from reverse_lib.cache import SearchCache
+    from reverse_lib.search import SearchCache
 
     with SearchCache.open(path, mode="r", seed=3) as cache:
         environment = make(cache)
@@ -305,7 +299,7 @@ def digest(path) -> str:
 
 
 def test_another_process_sees_the_same_for_the_same_call(tmp_path):
-    from reverse_lib.cache import SearchCache
+    from reverse_lib.search import SearchCache
 
     found = [SearchResult(f"page {i}", f"https://e.org/{i}", "e.org", "", useful=i < 4) for i in range(12)]
     with SearchCache.open(tmp_path / "cache", mode="w", seed=3) as cache:

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from reverse_lib import evaluation
 from reverse_lib.environment import TINY
-from reverse_lib.evaluation import METRICS, evaluate, narrate, same_country, summarize, to_frame, to_json
+from reverse_lib.evaluation import METRICS, evaluate, narrate, summarize, to_frame, to_json
+from reverse_lib.evaluation import evaluate as evaluation
+from reverse_lib.evaluation.metrics import same_country
 from reverse_lib.photos import Photo
 from reverse_lib.search import SearchAnswer, SearchResult, ServiceError
 

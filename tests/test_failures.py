@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from teacher_helpers import FAULTLESS
 
-from reverse_lib import failures
-from reverse_lib.environment import Budgets, rollout
-from reverse_lib.evaluation import to_frame
-from reverse_lib.failures import CAUSES, cause
+from reverse_lib.environment import rollout
+from reverse_lib.evaluation import CAUSES, failures, to_frame
+from reverse_lib.evaluation.failures import cause
+from reverse_lib.profiles import Budgets
 from reverse_lib.search import Failing
-from reverse_lib.teacher import ScriptedTeacher
 from reverse_lib.trajectory import Observation
+from reverse_lib.world import ScriptedTeacher
 
 MADRID = "Spain, Madrid, 40.42, -3.70"
 ELSEWHERE = [600, 600, 700, 700]
@@ -158,14 +158,14 @@ def test_stages_are_compared_photo_by_photo_and_say_which_cause_became_rarer(wro
         wrong(photo_id=f"p{i:02}", answer=right if i < 12 else MADRID, trusts="[1]" if i < 20 else "[2]")
         for i in range(40)
     ]
-    found = failures.compare(before, to_frame(after)[::-1])
+    found = failures.compare_causes(before, to_frame(after)[::-1])
     row = found.loc["distractor trusted"]
     assert (row["value"], row["gained"], row["lost"]) == (-12 / 40, 0, 12)
     assert row["p_mcnemar"] == pytest.approx(2 * 0.5**12) and row["verdict"] == "lower"
     assert found.loc["none", "value"] == 0.3 and found.loc["none", "verdict"] == "higher"
     assert found.loc["wrong answer", "verdict"] == "no difference shown at this size"
     with pytest.raises(ValueError, match="not of the same photos"):
-        failures.compare(before, before[:3])
+        failures.compare_causes(before, before[:3])
 
 
 @pytest.fixture(scope="module")

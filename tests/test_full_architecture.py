@@ -13,9 +13,10 @@ import torch
 from models import GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, Scripted, drawn_photo, untrained
 from transformers import AutoModelForImageTextToText, Qwen3VLConfig
 
-from reverse_lib import grpo, policy, sft
 from reverse_lib.environment import FULL, rollout
+from reverse_lib.models import policy
 from reverse_lib.profiles import get_profile
+from reverse_lib.training import grpo, sft
 
 SHOWN = replace(FULL, system_prompt="Find the place.")  # a tiny vocabulary cuts the long prompt into 1,500 tokens
 TEXT = {
@@ -83,9 +84,9 @@ def test_both_supervised_stages_take_a_step_at_the_4b_models_width(shallow, phot
     long = rollout(Scripted([ZOOM, SEARCH, RIGHT]), [photo], KnownSearch(), SHOWN)[0]
     for stage, trajectories in (("direct", sft.direct_trajectories([photo])), ("coldstart", [long])):
         before = adapters(model)
-        dataset = sft.make_dataset(trajectories, {photo.photo_id: photo}, SHOWN)
+        dataset = sft.make_sft_dataset(trajectories, {photo.photo_id: photo}, SHOWN)
         config = replace(getattr(get_profile("qwen3vl-4b"), stage), accumulate=1, epochs=1, learning_rate=1e-3)
-        rows = sft.train(model, processor, dataset, config, tmp_path / stage)
+        rows = sft.train_sft(model, processor, dataset, config, tmp_path / stage)
         losses = [row["loss"] for row in rows if "loss" in row]
         assert losses and all(0 < loss < 20 for loss in losses)
         assert any(not torch.equal(before[key], value) for key, value in adapters(model).items())

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from reverse_lib.geo import haversine_km
-from reverse_lib.world import gazetteer, selection
-from reverse_lib.world.gazetteer import SMALLEST, country_table, fold, largest_cities, load_cities, twin_share
+from reverse_lib.world import gazetteer, selection, twin_share
+from reverse_lib.world.gazetteer import SMALLEST, country_table, fold, largest_cities, load_cities
 from reverse_lib.world.selection import band, choose_places, choose_spare, spacing_km
 
 

@@ -8,17 +8,11 @@ import torch
 from models import KnownSearch, drawn_photo, untrained
 from transformers import GenerationConfig
 
-from reverse_lib import generation, grpo, policy
-from reverse_lib.interface import (
-    TINY,
-    assistant_message,
-    image_block,
-    initial_messages,
-    show_photo,
-    tool_message,
-    with_photo,
-)
+from reverse_lib.environment import TINY, assistant_message, initial_messages, show_photo, with_photo
+from reverse_lib.environment.interface import image_block, tool_message
+from reverse_lib.models import generation, policy
 from reverse_lib.profiles import GrpoConfig
+from reverse_lib.training import grpo
 
 AGENT = Path(__file__).parent.parent / "data" / "models" / "agent"
 READ = (
@@ -147,7 +141,7 @@ def test_rollouts_of_training_are_written_the_quick_way(tmp_path, monkeypatch):
     monkeypatch.setattr(generation, "_write", lambda *given: rows.append(len(given[2])) or write(*given))
     model, processor = policy.load_model(AGENT), policy.load_processor(AGENT)
     settings = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, save_steps=0)
-    grpo.train(model, processor, [drawn_photo()], KnownSearch(), TINY, settings, tmp_path)
+    grpo.train_grpo(model, processor, [drawn_photo()], KnownSearch(), TINY, settings, tmp_path)
     assert rows[0] == 2 and len(rows) > 1  # all turns of all rollouts
 
 

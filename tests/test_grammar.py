@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reverse_lib.geo import Answer
-from reverse_lib.trajectory import TOOLS, TURN_ERRORS, ToolCall, format_turn, parse_turn
+from reverse_lib.trajectory import TOOLS, ToolCall, format_turn, parse_turn
+from reverse_lib.trajectory.grammar import TURN_ERRORS
 
 ANSWER = "<answer>France, Paris, 48.85, 2.35</answer>"
 CALL = '<tool_call>{"name": "text_search_tool", "arguments": {"query": "Paris"}}</tool_call>'

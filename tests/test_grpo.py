@@ -13,16 +13,15 @@ import torch
 from grpo_scripts import AGENT, SCRIPTS, Gradients, flat, rows_of, script, scripted_trainer, train_agent
 from models import BROKEN, EVIDENCE, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, drawn_photo, untrained
 
-from reverse_lib import grpo, policy, training_environment
-from reverse_lib.calls import UNREADABLE
-from reverse_lib.credit import label_advantages, label_rewards, trajectory_advantages, turn_advantages, turn_rewards
-from reverse_lib.environment import TINY
+from reverse_lib.environment import TINY, UNREADABLE
 from reverse_lib.geo import accuracy_reward, haversine_km
-from reverse_lib.pace import PARTS, speed
+from reverse_lib.models import policy
 from reverse_lib.photos import Photo
-from reverse_lib.profiles import GrpoConfig
-from reverse_lib.rewards import Weights
-from reverse_lib.sft import read_rows
+from reverse_lib.profiles import GrpoConfig, Weights
+from reverse_lib.reward import label_advantages, label_rewards, trajectory_advantages, turn_advantages, turn_rewards
+from reverse_lib.training import grpo, speed, training_environment
+from reverse_lib.training.pace import PARTS
+from reverse_lib.training.sft import read_rows
 
 KNOWN = "<think>Spain? I know it.</think><answer>Spain, Valencia, 39.47, -0.38</answer>"
 DOUBT = "<think>Chile?</think><useful>[1]</useful><answer>Chile, Santiago, -33.45, -70.66</answer>"
@@ -200,7 +199,7 @@ def test_a_model_that_would_write_a_pictures_placeholder_does_not(tmp_path, monk
     model.lm_head.register_forward_hook(craves)
     monkeypatch.setattr(grpo.GeoGRPOTrainer, "_check_images", lambda self, environment, ids, images: seen.append(ids))
     config = GrpoConfig(steps=1, prompts_per_step=1, group_size=4, max_turn_tokens=6, save_steps=0)
-    grpo.train(model, processor, [drawn_photo()], KnownSearch(), TINY, config, tmp_path)
+    grpo.train_grpo(model, processor, [drawn_photo()], KnownSearch(), TINY, config, tmp_path)
     assert [wanted in ids[-6:] for ids in seen] == [False] * 4
 
 

@@ -34,27 +34,16 @@ from released_files import (
     text_row,
 )
 
-from reverse_lib import benchmarks
-from reverse_lib.cache import SearchCache
 from reverse_lib.environment import FULL, rollout
-from reverse_lib.interop import (
-    IMAGE_CACHE,
-    RL,
-    SFT,
-    TEXT_CACHE,
-    InteropError,
-    ReleasedData,
-    photo_id_of,
-    write_annotations,
-    write_caches,
-    write_photo_list,
-    write_rl,
-    write_sft,
-)
 from reverse_lib.photos import Photo
-from reverse_lib.search import BlockList, SearchResult
-from reverse_lib.teacher import ScriptedTeacher
+from reverse_lib.photos import listing as benchmarks
+from reverse_lib.scale import ReleasedData, write_annotations, write_caches, write_rl, write_sft
+from reverse_lib.scale.released import write_photo_list
+from reverse_lib.scale.tables import IMAGE_CACHE, RL, SFT, TEXT_CACHE, InteropError, photo_id_of
+from reverse_lib.search import SearchCache, SearchResult
+from reverse_lib.search.results import BlockList
 from reverse_lib.trajectory import Trajectory, load_trajectories, save_trajectories
+from reverse_lib.world import ScriptedTeacher
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,7 +75,7 @@ def test_conversations_become_steps_with_results_and_labels(root):
 
 
 def test_results_numbered_anew_are_not_labelled():
-    from reverse_lib.interop.messages import steps_of
+    from reverse_lib.scale.messages import steps_of
 
     twice = PAGES + "\n" + PAGES
     steps = steps_of([*conversation()[2:7], response(twice), conversation()[-1]])

@@ -11,23 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, precision_score, recall_score
 
-from reverse_lib.annotation import AnnotationStopped
-from reverse_lib.endpoint import Endpoint, EndpointConfig
+from reverse_lib.annotation import agreement_table, cited, declared, judged, known, label
+from reverse_lib.annotation.labels import Agreement, agreement
+from reverse_lib.annotation.regions import searched_boxes
+from reverse_lib.annotation.teachers import AnnotationStopped
 from reverse_lib.environment import NO_TURNS, rollout
-from reverse_lib.labels import (
-    Agreement,
-    ScriptedJudge,
-    agreement,
-    agreement_table,
-    cited,
-    declared,
-    judged,
-    known,
-    label,
-)
-from reverse_lib.regions import searched_boxes
-from reverse_lib.teacher import ScriptedTeacher
+from reverse_lib.models import Endpoint, EndpointConfig
 from reverse_lib.trajectory import Observation, Step, Trajectory, load_trajectories, save_trajectories
+from reverse_lib.world import ScriptedJudge, ScriptedTeacher
 
 
 def search(n=3, tool=TEXT, **fields):

@@ -12,9 +12,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 
-from reverse_lib.cache import SearchCache
-from reverse_lib.live import GoogleVision, LiveSearch, Serper, SerperLens, Service, Tavily
-from reverse_lib.search import SearchBackend, SearchResult, ServiceError
+from reverse_lib.search import (
+    GoogleVision,
+    LiveSearch,
+    SearchBackend,
+    SearchCache,
+    SearchResult,
+    Serper,
+    ServiceError,
+    Tavily,
+)
+from reverse_lib.search.live.client import Service
+from reverse_lib.search.live.serper import SerperLens
 
 KEY = "planted-key-5f3a"
 VARIABLES = ("TAVILY_API_KEY", "SERPER_API_KEY", "GOOGLE_API_KEY")

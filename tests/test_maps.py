@@ -17,12 +17,13 @@ from PIL import Image
 
 from reverse_lib.evaluation import to_frame
 from reverse_lib.geo import haversine_km
-from reverse_lib.maps import answer_map, error_map, great_circle
-from reverse_lib.maps.borders import BORDERS_FILE, border_of, borders
-from reverse_lib.maps.page import HERE, LIBRARIES, dumps
-from reverse_lib.maps.thumbnails import SIZES, thumbnails
 from reverse_lib.photos import Photo
-from reverse_lib.plots import BAND_COLOURS, band
+from reverse_lib.show import answer_map, error_map
+from reverse_lib.show.maps.borders import BORDERS_FILE, border_of, borders
+from reverse_lib.show.maps.great_circles import great_circle
+from reverse_lib.show.maps.page import HERE, LIBRARIES, dumps
+from reverse_lib.show.maps.thumbnails import SIZES, thumbnails
+from reverse_lib.show.plots import BAND_COLOURS, band
 from reverse_lib.trajectory import Observation
 
 PARIS, LYON, NICE, BERLIN = (48.8566, 2.3522), (45.76, 4.84), (43.7, 7.27), (52.52, 13.405)

@@ -11,10 +11,11 @@ from PIL import Image
 
 from reverse_lib.evaluation import to_frame
 from reverse_lib.geo import haversine_km
-from reverse_lib.maps import LAYERS, answer_map, error_map, save_map, twins_map
 from reverse_lib.photos import Photo
-from reverse_lib.plots import BAND_COLOURS
-from reverse_lib.world import Place
+from reverse_lib.show import answer_map, error_map, save_map, twins_map
+from reverse_lib.show.maps.maps import LAYERS
+from reverse_lib.show.plots import BAND_COLOURS
+from reverse_lib.world.gazetteer import Place
 
 PLACES = {
     "near": ((48.8566, 2.3522), "Paris", "France", "France, Paris, 48.86, 2.35"),

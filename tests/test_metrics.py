@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from reverse_lib.evaluation import METRICS, compare, summarize, to_frame
-from reverse_lib.metrics import NO_DIFFERENCE, bootstrap, mcnemar, share
-from reverse_lib.published import published
+from reverse_lib.evaluation.metrics import NO_DIFFERENCE, bootstrap, mcnemar, share
+from reverse_lib.evaluation.published import published
 
 KM_A_DEGREE = 6371.0088 * math.pi / 180  # along a meridian
 LIMITS = (1, 25, 200, 750, 2500)

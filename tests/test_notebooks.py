@@ -17,12 +17,14 @@ from map_pages import drawn_data
 from PIL import Image
 from rich.console import Console
 
-from reverse_lib import ablations, failures, replication
-from reverse_lib.cache import SearchCache
 from reverse_lib.environment import TINY
-from reverse_lib.policy import load_interface
+from reverse_lib.evaluation import claims as replication
+from reverse_lib.evaluation import failures
+from reverse_lib.models import load_interface
 from reverse_lib.runner import NotebookError, run
-from reverse_lib.sft import read_rows
+from reverse_lib.search import SearchCache
+from reverse_lib.training import ablations
+from reverse_lib.training.sft import read_rows
 from reverse_lib.trajectory import SEARCH_TOOLS, load_trajectories
 from reverse_lib.world import World
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from reverse_lib.photos import Photo, PhotoError, crop, load_photo, to_pixels
+from reverse_lib.photos import Photo, PhotoError, crop, load_photo
+from reverse_lib.photos.photo import to_pixels
 
 pillow_heif.register_heif_opener()
 

@@ -5,8 +5,9 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from reverse_lib.interface import TINY, show_zoom
-from reverse_lib.pictures import DECOY, INFORMATIVE, contact_sheet, seen_pictures
+from reverse_lib.environment import TINY, show_zoom
+from reverse_lib.show import contact_sheet, seen_pictures
+from reverse_lib.show.pictures import DECOY, INFORMATIVE
 
 
 def test_a_contact_sheet_draws_each_box_on_its_own_picture_in_pixels():

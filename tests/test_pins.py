@@ -16,14 +16,13 @@ import torch
 from grpo_scripts import AGENT, Gradients, rows_of, scripted_trainer
 from models import BROKEN, GUESS, RIGHT, SEARCH, ZOOM
 
-from reverse_lib.agents import load_named
-from reverse_lib.cache import SearchCache
 from reverse_lib.environment import rollout
 from reverse_lib.evaluation import summarize, to_frame, to_json
-from reverse_lib.rewards import score
-from reverse_lib.teacher import ScriptedTeacher
+from reverse_lib.models import load_named
+from reverse_lib.reward import score
+from reverse_lib.search import SearchCache
 from reverse_lib.trajectory import TOOLS, Trajectory, parse_turn
-from reverse_lib.world import World
+from reverse_lib.world import ScriptedTeacher, World
 
 PINS, ROLLOUTS = Path(__file__).parent / "data/pins.json", Path(__file__).parent / "data/rollouts.jsonl.gz"
 _ZOOM, IMAGE, TEXT = TOOLS

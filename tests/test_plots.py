@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from reverse_lib import failures, plots, report_plots, training_plots, uncertainty
-from reverse_lib.evaluation import METRICS, summarize, to_frame
-from reverse_lib.published import published
+from reverse_lib.evaluation import METRICS, failures, summarize, to_frame, uncertainty
+from reverse_lib.evaluation.published import published
+from reverse_lib.show import plots, report_plots, training_plots
 
 
 def errors(*km):
@@ -126,7 +126,7 @@ def test_the_reliability_figure_puts_observed_against_promised_with_the_diagonal
 
 def test_the_risk_coverage_figure_draws_the_curve_its_band_and_the_random_order():
     curve = uncertainty.risk_coverage(spread_table(60, 3, "t"), "spread_km", samples=200)
-    figure = report_plots.risk_coverage({"GRPO": curve})
+    figure = report_plots.risk_coverage_figure({"GRPO": curve})
     line, level = figure.axes[0].lines
     assert line.get_ydata().tolist() == curve["risk"].tolist() and line.get_xdata()[-1] == 1
     assert set(level.get_ydata()) == {curve["risk"].iloc[-1]}

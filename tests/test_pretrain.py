@@ -10,11 +10,12 @@ import torch
 from models import untrained
 from PIL import Image
 
-from reverse_lib import lettering, policy, pretrain, skills, tiny, vision
 from reverse_lib.environment import TINY
-from reverse_lib.teacher import judge, read_results
+from reverse_lib.models import policy
 from reverse_lib.trajectory import parse_turn
 from reverse_lib.world import World
+from reverse_lib.world.base import lettering, pretrain, skills, tiny, vision
+from reverse_lib.world.teacher import judge, read_results
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ from probes_web import (
 from scipy.stats import binom
 
 from reverse_lib.environment import rollout
-from reverse_lib.teacher import ScriptedTeacher
+from reverse_lib.world import ScriptedTeacher
 from reverse_lib.world.gazetteer import country_table
 
 TOLD_APART = 0.55  # an AUC above this, by more than its interval, is a leak

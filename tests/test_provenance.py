@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import pytest
 import torch
 
-from reverse_lib import provenance
+from reverse_lib import runner as provenance
 from reverse_lib.profiles import get_profile
-from reverse_lib.provenance import note_run, surroundings
+from reverse_lib.runner import note_run, surroundings
 
 
 def test_a_run_names_its_seeds_settings_time_machine_and_versions(tmp_path):

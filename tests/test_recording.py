@@ -4,9 +4,17 @@ import time
 
 import pytest
 
-from reverse_lib.cache import SearchCache
-from reverse_lib.recording import RecordedSearch, drift, training_search
-from reverse_lib.search import BlockList, SearchAnswer, SearchBackend, SearchResult, ServiceError
+from reverse_lib.search import (
+    RecordedSearch,
+    SearchAnswer,
+    SearchBackend,
+    SearchCache,
+    SearchResult,
+    ServiceError,
+    drift,
+    training_search,
+)
+from reverse_lib.search.results import BlockList
 
 BOX, DAY_S = [100, 200, 300, 400], 86_400
 

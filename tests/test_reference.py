@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from reverse_lib import ablations, policy, replication
-from reverse_lib.ablations import FULL, START
-from reverse_lib.evaluation import evaluate
-from reverse_lib.metrics import summarize
+from reverse_lib.evaluation import claims as replication
+from reverse_lib.evaluation import evaluate, summarize
+from reverse_lib.models import policy
+from reverse_lib.profiles import FULL, START
+from reverse_lib.training import ablations
 from reverse_lib.trajectory import TOOLS
 from reverse_lib.world import World
 

@@ -1,10 +1,11 @@
 import pytest
 
+from reverse_lib.annotation import useful_regions
+from reverse_lib.annotation.regions import Region, searched_boxes
 from reverse_lib.environment import rollout
-from reverse_lib.regions import Region, searched_boxes, useful_regions
-from reverse_lib.rewards import box_iou
-from reverse_lib.teacher import ScriptedTeacher
+from reverse_lib.geo import box_iou
 from reverse_lib.trajectory import TOOLS, Observation, Step, Trajectory
+from reverse_lib.world import ScriptedTeacher
 
 ZOOM, IMAGE, TEXT = TOOLS
 SIGN, NEAR, SHOP = [100, 100, 200, 200], [110, 100, 210, 200], [600, 600, 900, 900]

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reverse_lib import ablations, replication
-from reverse_lib.ablations import FULL, START, VARIANTS
-from reverse_lib.metrics import METRICS
-from reverse_lib.profiles import get_profile
-from reverse_lib.replication import CACHED, CLAIMS, DIRECT, FAILS, HOLDS, LIVE, UNDECIDED, Claim, markdown, replicate
+from reverse_lib.evaluation import CACHED, DIRECT, LIVE, METRICS, markdown, replicate
+from reverse_lib.evaluation import claims as replication
+from reverse_lib.evaluation.claims import CLAIMS, FAILS, HOLDS, UNDECIDED, Claim
+from reverse_lib.profiles import FULL, START, VARIANTS, get_profile
+from reverse_lib.training import ablations
 
 
 def run(variant, seed, km, reward=0.5):

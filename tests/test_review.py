@@ -10,21 +10,21 @@ from datetime import UTC, datetime
 
 import pytest
 
-from reverse_lib.labels import known
-from reverse_lib.review import (
-    METHOD,
+from reverse_lib.annotation import (
     Decision,
     ReviewLog,
     SearchLabels,
     apply_review,
     changed_photos,
-    digest,
-    key_of,
+    known,
     known_labels,
     merge_reviews,
     read_review,
+    review_key,
     searches,
 )
+from reverse_lib.annotation.review import METHOD
+from reverse_lib.annotation.review_log import digest
 from reverse_lib.trajectory import Observation, Step, load_trajectories, save_trajectories
 
 BOX, NEAR, FAR = [100, 200, 300, 400], [110, 200, 310, 400], [600, 600, 900, 900]
@@ -71,7 +71,7 @@ def test_a_reviewer_who_is_killed_after_a_decision_finds_it_again(rows, file, tm
     )
     done = subprocess.run([sys.executable, "-c", code, file, tmp_path / "rows.jsonl"], timeout=120)
     assert done.returncode == -9
-    assert ReviewLog(file, "ann").decisions[key_of(rows[0])].verdict == "reject"
+    assert ReviewLog(file, "ann").decisions[review_key(rows[0])].verdict == "reject"
 
 
 def test_opening_the_file_again_goes_on_where_it_stopped(rows, file):
@@ -80,9 +80,9 @@ def test_opening_the_file_again_goes_on_where_it_stopped(rows, file):
     log.decide(rows[1], "skip")
     log.decide(rows[1], "reject", note="twin")  # a later word counts
     again = ReviewLog(file, "ann")
-    assert again.decisions == log.decisions and list(again.decisions) == [key_of(rows[0]), key_of(rows[1])]
-    assert again.decisions[key_of(rows[0])].labels == tuple(TICKED)
-    assert again.progress(map(key_of, rows)) == {"accept": 1, "reject": 1, "undecided": 2}
+    assert again.decisions == log.decisions and list(again.decisions) == [review_key(rows[0]), review_key(rows[1])]
+    assert again.decisions[review_key(rows[0])].labels == tuple(TICKED)
+    assert again.progress(map(review_key, rows)) == {"accept": 1, "reject": 1, "undecided": 2}
     assert read_review(file) == list(log.decisions.values())
 
 
@@ -133,7 +133,7 @@ def test_a_full_disk_is_an_error_and_nothing_changes(rows, file, monkeypatch, ac
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             log.decide(rows[1], "reject") if action == "decide" else log.undo()
-    assert file.read_bytes() == before and list(log.decisions) == [key_of(rows[0])]
+    assert file.read_bytes() == before and list(log.decisions) == [review_key(rows[0])]
     assert ReviewLog(file, "ann").decisions == log.decisions
 
 
@@ -217,7 +217,7 @@ def test_accepted_trajectories_carry_the_reviewed_labels_and_regions(rows, file)
     assert row.evidence == ["https://a.example"]  # b.example, known before, was shown and not ticked
     assert row.extra["review"]["reviewer"] == "ann" and row.extra["review"]["note"] == "a note"
     assert [row.to_dict() for row in rows] == before
-    assert key_of(row) == key_of(rows[0]) and apply_review([row], read_review(file)) == [row]
+    assert review_key(row) == review_key(rows[0]) and apply_review([row], read_review(file)) == [row]
 
 
 def test_a_search_nobody_had_labelled_is_labelled_by_the_review(rows, file):

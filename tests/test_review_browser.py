@@ -14,7 +14,7 @@ import psutil
 import pytest
 from browsing import chromium
 
-from reverse_lib.review import read_review
+from reverse_lib.annotation import read_review
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_S = 120

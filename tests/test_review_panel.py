@@ -7,10 +7,10 @@ import pytest
 from ipywidgets import HTML
 from models import drawn_photo
 
+from reverse_lib.annotation import ReviewLog, SearchLabels, read_review
 from reverse_lib.photos import Photo
-from reverse_lib.review import ReviewLog, SearchLabels, read_review
-from reverse_lib.review_panel import ReviewPanel
-from reverse_lib.teacher import in_words
+from reverse_lib.show import ReviewPanel
+from reverse_lib.world import in_words
 
 ATTACK = "<script>alert(1)</script>"
 

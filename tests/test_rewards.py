@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reverse_lib.rewards import Weights, box_iou, evidence_mcc, score
+from reverse_lib.geo import box_iou
+from reverse_lib.profiles import Weights
+from reverse_lib.reward import evidence_mcc, score
 from reverse_lib.trajectory import Observation, Step, Trajectory
 
 ANSWER = "<answer>Ocean, , 0, 0</answer>"

@@ -8,21 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from reverse_lib.calls import UNREADABLE, ArgumentError, as_box
 from reverse_lib.environment import (
     FULL,
-    INTERFACES,
     TINY,
-    Budgets,
+    UNREADABLE,
+    ArgumentError,
     Interface,
     conversation,
     initial_messages,
     rollout,
     with_photo,
 )
+from reverse_lib.environment.interface import INTERFACES
 from reverse_lib.evaluation import narrate, to_frame
+from reverse_lib.geo import as_box
 from reverse_lib.photos import Photo
-from reverse_lib.rewards import score
+from reverse_lib.profiles import Budgets
+from reverse_lib.reward import score
 from reverse_lib.trajectory import TOOLS, Trajectory, load_trajectories, save_trajectories
 
 

@@ -10,9 +10,10 @@ import pytest
 from environment_fakes import FakeSearch, call_text
 from environment_fakes import photo as make_photo
 
-from reverse_lib.environment import FULL, TINY, Budgets
-from reverse_lib.evaluation import evaluate, load_results, service_failed, summarize
-from reverse_lib.failures import causes
+from reverse_lib.environment import FULL, TINY
+from reverse_lib.evaluation import causes, evaluate, service_failed, summarize
+from reverse_lib.evaluation.evaluate import load_results
+from reverse_lib.profiles import Budgets
 from reverse_lib.trajectory import load_trajectories
 
 RIGHT = "<think>Sure.</think><answer>Spain, Valencia, 39.47, -0.38</answer>"

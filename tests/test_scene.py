@@ -11,7 +11,8 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
-from reverse_lib.photos import crop, to_pixels
+from reverse_lib.photos import crop
+from reverse_lib.photos.photo import to_pixels
 from reverse_lib.world import parts as drawing
 from reverse_lib.world.canvas import Canvas
 from reverse_lib.world.gazetteer import Place, country_table, stream

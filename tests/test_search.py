@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reverse_lib.search import (
-    BlockList,
     SearchAnswer,
     SearchBackend,
     SearchResult,
@@ -14,8 +13,8 @@ from reverse_lib.search import (
     filter_results,
     normalise_query,
     query_similarity,
-    query_tokens,
 )
+from reverse_lib.search.results import BlockList, query_tokens
 
 LEAKING = [
     "https://www.flickr.com/photos/someone/123",

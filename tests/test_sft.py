@@ -15,19 +15,11 @@ from models import BROKEN, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, Scripted, dr
 from peft import PeftModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention, Qwen3VLVisionPatchEmbed
 
-from reverse_lib import policy, sft
-from reverse_lib.environment import (
-    FULL,
-    TINY,
-    Budgets,
-    GeoEnvironment,
-    conversation,
-    initial_messages,
-    rollout,
-    with_photo,
-)
+from reverse_lib.environment import FULL, TINY, GeoEnvironment, conversation, initial_messages, rollout, with_photo
+from reverse_lib.models import policy
 from reverse_lib.photos import Photo
-from reverse_lib.profiles import SftConfig
+from reverse_lib.profiles import Budgets, SftConfig
+from reverse_lib.training import sft
 from reverse_lib.trajectory import Trajectory
 
 
@@ -47,7 +39,7 @@ def supervised(batch, row, tokenizer):
 
 def test_loss_covers_every_assistant_token_and_no_other(made):
     _, processor, photo, long, _ = made
-    batch = sft.Collator(processor)([sft.make_dataset([long], {photo.photo_id: photo}, TINY)[0]])
+    batch = sft.Collator(processor)([sft.make_sft_dataset([long], {photo.photo_id: photo}, TINY)[0]])
     ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
     tokenizer = processor.tokenizer
     expected, position = [sft.IGNORE_INDEX] * len(ids), 0
@@ -61,7 +53,7 @@ def test_loss_covers_every_assistant_token_and_no_other(made):
 
 def test_prompt_ids_of_sft_equal_those_of_rollouts_and_of_rl(made):
     _, processor, photo, long, _ = made
-    batch = sft.Collator(processor)([sft.make_dataset([long], {photo.photo_id: photo}, TINY)[0]])
+    batch = sft.Collator(processor)([sft.make_sft_dataset([long], {photo.photo_id: photo}, TINY)[0]])
     environment = GeoEnvironment(KnownSearch(), {photo.photo_id: photo}, TINY)
     prompt = with_photo(initial_messages(TINY), environment.reset(photo_id=photo.photo_id))
     ids = policy.encode(processor, [prompt])["input_ids"][0].tolist()
@@ -80,7 +72,7 @@ def test_the_conversation_before_each_turn_is_a_prefix_of_the_training_sample(ma
 
 def test_padding_and_splitting_a_batch_do_not_change_the_summed_loss(made):
     model, processor, photo, long, short = made
-    dataset, collate = sft.make_dataset([long, short], {photo.photo_id: photo}, TINY), sft.Collator(processor)
+    dataset, collate = sft.make_sft_dataset([long, short], {photo.photo_id: photo}, TINY), sft.Collator(processor)
 
     def summed(samples):
         batch = collate(samples)
@@ -97,7 +89,7 @@ def test_padding_and_splitting_a_batch_do_not_change_the_summed_loss(made):
 def test_a_sample_without_assistant_tokens_is_refused_by_name(made):
     _, processor, photo, _, _ = made
     silent = Trajectory(photo.photo_id, [], agent="nobody")
-    dataset = sft.make_dataset([silent], {photo.photo_id: photo}, TINY)
+    dataset = sft.make_sft_dataset([silent], {photo.photo_id: photo}, TINY)
     with pytest.raises(ValueError, match="photo-1 by nobody: no assistant token"):
         sft.Collator(processor)([dataset[0]])
 
@@ -105,13 +97,13 @@ def test_a_sample_without_assistant_tokens_is_refused_by_name(made):
 def test_a_sample_that_is_too_long_is_refused_by_name(made):
     _, processor, photo, long, _ = made
     with pytest.raises(ValueError, match="photo-1 by scripted: .* more than max_length=100"):
-        sft.Collator(processor, max_length=100)([sft.make_dataset([long], {photo.photo_id: photo}, TINY)[0]])
+        sft.Collator(processor, max_length=100)([sft.make_sft_dataset([long], {photo.photo_id: photo}, TINY)[0]])
 
 
 def test_a_trajectory_without_its_photo_is_refused_by_name(made):
     long = made[3]
     with pytest.raises(KeyError, match="photo-1"):
-        sft.make_dataset([long], {}, TINY)
+        sft.make_sft_dataset([long], {}, TINY)
 
 
 def test_direct_samples_hold_the_truth_of_the_photo():
@@ -122,9 +114,9 @@ def test_direct_samples_hold_the_truth_of_the_photo():
 def test_training_steps_lower_the_loss_and_move_the_weights(made, tmp_path):
     model, processor = untrained(1)
     _, _, photo, long, short = made
-    dataset = sft.make_dataset([long, short] * 4, {photo.photo_id: photo}, TINY)
+    dataset = sft.make_sft_dataset([long, short] * 4, {photo.photo_id: photo}, TINY)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    rows = sft.train(model, processor, dataset, SftConfig(batch_size=4, epochs=4, learning_rate=2e-3), tmp_path)
+    rows = sft.train_sft(model, processor, dataset, SftConfig(batch_size=4, epochs=4, learning_rate=2e-3), tmp_path)
     losses = [row["loss"] for row in rows if "loss" in row]
     assert losses[-1] < 0.7 * losses[0]
     assert all(
@@ -144,11 +136,11 @@ def test_gradient_accumulation_gives_the_step_of_the_whole_batch(made, tmp_path)
     weights = []
     for batch, accumulate, checkpointing in ((4, 1, False), (2, 2, False), (1, 4, False), (2, 2, True)):
         model, processor = untrained(3)
-        dataset = sft.make_dataset([long, short, short, short], {photo.photo_id: photo}, TINY)
+        dataset = sft.make_sft_dataset([long, short, short, short], {photo.photo_id: photo}, TINY)
         config = SftConfig(
             batch_size=batch, accumulate=accumulate, epochs=1, learning_rate=1e-3, checkpointing=checkpointing
         )
-        rows = sft.train(model, processor, dataset, config, tmp_path)
+        rows = sft.train_sft(model, processor, dataset, config, tmp_path)
         loss = next(row["loss"] for row in rows if "loss" in row)
         weights.append((loss, next(row["grad_norm"] for row in rows if "grad_norm" in row)))
     for loss, norm in weights[1:]:
@@ -158,7 +150,7 @@ def test_gradient_accumulation_gives_the_step_of_the_whole_batch(made, tmp_path)
 
 def test_a_run_that_was_killed_goes_on_with_the_same_losses(made, tmp_path):
     _, _, photo, long, short = made
-    dataset = sft.make_dataset([long, short] * 8, {photo.photo_id: photo}, TINY)
+    dataset = sft.make_sft_dataset([long, short] * 8, {photo.photo_id: photo}, TINY)
     config = SftConfig(batch_size=2, epochs=1, learning_rate=1e-3, save_steps=3)
 
     def losses(folder, resume=False, stop_at=None):
@@ -167,7 +159,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_losses(made, tmp_path):
                 raise KeyboardInterrupt
 
         model, processor = untrained(4)
-        rows = sft.train(model, processor, dataset, config, tmp_path / folder, on_row=stop, resume=resume)
+        rows = sft.train_sft(model, processor, dataset, config, tmp_path / folder, on_row=stop, resume=resume)
         return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
     whole = losses("whole")
@@ -189,9 +181,9 @@ def test_pictures_are_drawn_once_ahead_in_another_process_and_the_losses_are_the
 
     monkeypatch.setattr(Photo, "load", watched)
     for workers in (0, 1):
-        dataset = sft.make_dataset([long, short] * 2, {photo.photo_id: photo}, TINY)
+        dataset = sft.make_sft_dataset([long, short] * 2, {photo.photo_id: photo}, TINY)
         config = SftConfig(batch_size=2, epochs=2, workers=workers)
-        rows = sft.train(untrained(7)[0], processor, dataset, config, tmp_path)
+        rows = sft.train_sft(untrained(7)[0], processor, dataset, config, tmp_path)
         losses[workers] = [row["loss"] for row in rows if "loss" in row]
         drawn_by[workers] = (tmp_path / str(workers)).read_text().split()
         assert 0 < rows[-1]["waited_s"] < rows[-1]["train_runtime"]
@@ -214,7 +206,7 @@ def test_where_memory_cannot_be_shared_or_processes_forked_batches_are_made_betw
 
 def test_photos_as_large_as_they_come_are_not_kept_in_memory(made):
     _, _, photo, long, _ = made
-    small, large = (sft.make_dataset([long], {photo.photo_id: photo}, interface) for interface in (TINY, FULL))
+    small, large = (sft.make_sft_dataset([long], {photo.photo_id: photo}, interface) for interface in (TINY, FULL))
     assert small[0]["images"][0] is small[0]["images"][0]
     assert large[0]["images"][0] is not large[0]["images"][0]
 
@@ -224,8 +216,8 @@ def test_the_eyes_can_be_held_still(made, tmp_path):
     policy.save_checkpoint(tmp_path / "base", *untrained(5), TINY)
     model = policy.load_model(tmp_path / "base", train_vision=False)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    dataset = sft.make_dataset([long, short] * 2, {photo.photo_id: photo}, TINY)
-    sft.train(model, processor, dataset, SftConfig(batch_size=4, epochs=3), tmp_path)
+    dataset = sft.make_sft_dataset([long, short] * 2, {photo.photo_id: photo}, TINY)
+    sft.train_sft(model, processor, dataset, SftConfig(batch_size=4, epochs=3), tmp_path)
     moved = {name for name, value in model.named_parameters() if not torch.equal(before[name], value)}
     assert moved and not any("visual" in name for name in moved)
 
@@ -238,8 +230,8 @@ def test_lora_trains_adapters_of_the_language_model_and_nothing_else(made, tmp_p
     assert trainable and all("lora_" in name and "language_model" in name for name in trainable)
     frozen = {name: value.clone() for name, value in wrapped.named_parameters() if not value.requires_grad}
     adapters = {name: value.clone() for name, value in wrapped.named_parameters() if value.requires_grad}
-    dataset = sft.make_dataset([long, short] * 2, {photo.photo_id: photo}, TINY)
-    sft.train(wrapped, processor, dataset, SftConfig(batch_size=4, epochs=2, learning_rate=1e-2), tmp_path)
+    dataset = sft.make_sft_dataset([long, short] * 2, {photo.photo_id: photo}, TINY)
+    sft.train_sft(wrapped, processor, dataset, SftConfig(batch_size=4, epochs=2, learning_rate=1e-2), tmp_path)
     now = dict(wrapped.named_parameters())
     assert all(torch.equal(now[name], value) for name, value in frozen.items())
     assert any(not torch.equal(now[name], value) for name, value in adapters.items())
@@ -328,7 +320,7 @@ def plain_copy(model):
 def test_the_quick_vision_tower_gives_what_the_library_gives(made, samples):
     model, processor, photo, long, short = made
     rows = [{"long": long, "short": short}[name] for name in samples.split(", ")]
-    dataset = sft.make_dataset(rows, {photo.photo_id: photo}, TINY)
+    dataset = sft.make_sft_dataset(rows, {photo.photo_id: photo}, TINY)
     batch = sft.Collator(processor)([dataset[i] for i in range(len(rows))])
     batch.pop("labels")
     plain = plain_copy(model)
@@ -340,7 +332,7 @@ def test_the_quick_vision_tower_gives_what_the_library_gives(made, samples):
 
 def test_an_image_too_large_for_plain_attention_is_attended_by_the_fused_kernel(made, monkeypatch):
     model, processor, photo, long, _ = made
-    batch = sft.Collator(processor)([sft.make_dataset([long], {photo.photo_id: photo}, TINY)[0]])
+    batch = sft.Collator(processor)([sft.make_sft_dataset([long], {photo.photo_id: photo}, TINY)[0]])
     batch.pop("labels")
     with torch.no_grad():
         expected = model(**batch).logits
@@ -367,7 +359,7 @@ def test_rows_of_a_step_are_about_equally_long_and_every_epoch_has_its_own_order
 
 def test_right_padded_rows_give_the_same_loss_and_gradients_without_a_mask(made):
     model, processor, photo, long, short = made
-    dataset = sft.make_dataset([long, short], {photo.photo_id: photo}, TINY)
+    dataset = sft.make_sft_dataset([long, short], {photo.photo_id: photo}, TINY)
     batch = sft.Collator(processor)([dataset[0], dataset[1]])
 
     def gradient():

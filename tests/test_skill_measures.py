@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from reverse_lib import policy, pretrain, skill_measures, skills
 from reverse_lib.environment import TINY
+from reverse_lib.models import policy
+from reverse_lib.world.base import pretrain, skill_measures, skills
 
 
 @pytest.fixture(scope="module")

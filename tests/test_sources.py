@@ -3,11 +3,9 @@
 import pytest
 from PIL import Image
 
-from reverse_lib.interface import TINY
-from reverse_lib.sources import open_source
-from reverse_lib.teacher import ScriptedTeacher
+from reverse_lib.environment import TINY
 from reverse_lib.trajectory import Trajectory
-from reverse_lib.world import World
+from reverse_lib.world import ScriptedTeacher, World, open_source
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reverse_lib import stages
-from reverse_lib.evaluation import summarize, to_frame
+from reverse_lib.evaluation import stages, summarize, to_frame
 from reverse_lib.profiles import get_profile
 from reverse_lib.trajectory import TOOLS
 from reverse_lib.world import World
@@ -96,7 +95,7 @@ def test_the_teacher_is_evaluated_on_both_splits_and_counted(world):
     frame, seconds = stages.evaluate_stage(stages.Stage("teacher", "teacher", ""), world, profile, done.append)
     assert sum(done) == len(frame) == 12 and seconds > 0
     assert frame["split"].tolist() == ["test-new"] * 6 + ["test-seen"] * 6
-    assert frame["photo_id"].tolist() == [p.photo_id for split in stages.SPLITS for p in world.photos(split, 6)]
+    assert frame["photo_id"].tolist() == [p.photo_id for split in stages.TEST_SPLITS for p in world.photos(split, 6)]
     assert frame["parsed"].all() and (frame["km"] < 25).any()
 
 

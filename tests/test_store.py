@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import reverse_lib.world
-from reverse_lib.world import World, WorldStoreWarning, atlas, store
-from reverse_lib.world.store import WorldStore
+from reverse_lib.world import World, atlas, store
+from reverse_lib.world.store import WorldStore, WorldStoreWarning
 
 LIBRARY = Path(reverse_lib.world.__file__).parents[1]
 

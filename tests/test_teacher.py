@@ -6,20 +6,14 @@ import pytest
 from environment_fakes import same
 from teacher_helpers import FAULTLESS, IMAGE, TEXT, ZOOM, Searches, calls_of, informative, one_of
 
-from reverse_lib.environment import TINY, Budgets, conversation, rollout
+from reverse_lib.environment import TINY, conversation, rollout
+from reverse_lib.profiles import Budgets
 from reverse_lib.search import SearchAnswer, SearchResult, ServiceError
-from reverse_lib.teacher import (
-    WORDINGS,
-    Row,
-    ScriptedTeacher,
-    in_words,
-    judge,
-    read_results,
-    say,
-)
 from reverse_lib.trajectory import load_trajectories, save_trajectories
+from reverse_lib.world import ScriptedTeacher, in_words
 from reverse_lib.world.gazetteer import load_countries, stream
 from reverse_lib.world.pages import states_position
+from reverse_lib.world.teacher import WORDINGS, Row, judge, read_results, say
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 from teacher_helpers import FAULTLESS, IMAGE, Searches, calls_of, informative, one_of
 
-from reverse_lib.cache import SearchCache
 from reverse_lib.environment import rollout
-from reverse_lib.teacher import ScriptedTeacher
+from reverse_lib.search import SearchCache
 from reverse_lib.trajectory import TOOLS, FilterRules, cited_indices, filter_trajectories
+from reverse_lib.world import ScriptedTeacher
 from reverse_lib.world.pages import states_position
 
 

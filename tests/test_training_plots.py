@@ -1,9 +1,8 @@
 import pandas as pd
 from PIL import Image
 
-from reverse_lib import training_plots
-from reverse_lib.credit import turn_advantages, turn_rewards
-from reverse_lib.rewards import score
+from reverse_lib.reward import score, turn_advantages, turn_rewards
+from reverse_lib.show import training_plots
 
 
 def test_tokens_that_carry_loss_are_blue_runs_are_counted_and_markup_is_escaped():

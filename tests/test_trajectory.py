@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pytest
 
-from reverse_lib import trajectory as module
 from reverse_lib.geo import Answer
 from reverse_lib.trajectory import (
     SEARCH_TOOLS,
@@ -23,6 +22,7 @@ from reverse_lib.trajectory import (
     load_trajectories,
     save_trajectories,
 )
+from reverse_lib.trajectory import files as module
 
 ANSWER = "<answer>France, Paris, 48.85, 2.35</answer>"
 CALL = '<tool_call>{"name": "text_search_tool", "arguments": {"query": "Paris"}}</tool_call>'

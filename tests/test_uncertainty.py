@@ -11,18 +11,9 @@ from environment_fakes import photo as make_photo
 from scipy import stats
 from scipy.optimize import minimize
 
+from reverse_lib.evaluation import abstain, calibrate, combine, coverage, limit_for, risk_coverage, sample_runs
+from reverse_lib.evaluation.uncertainty import Radius, geodesic_median
 from reverse_lib.geo import haversine_km
-from reverse_lib.uncertainty import (
-    Radius,
-    abstain,
-    calibrate,
-    combine,
-    coverage,
-    geodesic_median,
-    limit_for,
-    risk_coverage,
-    sample_runs,
-)
 
 PHOTOS = [make_photo(f"p{i}") for i in range(4)]
 

@@ -9,21 +9,12 @@ import pytest
 import yaml
 from released_files import CALL, conversation, make_root, response, said
 
-from reverse_lib.cache import SearchCache
 from reverse_lib.environment import FULL
-from reverse_lib.interop import (
-    IMAGE_CACHE,
-    RL,
-    TEXT_CACHE,
-    InteropError,
-    ReleasedData,
-    compute_score,
-    export_verl,
-    write_rl,
-)
 from reverse_lib.photos import Photo
-from reverse_lib.rewards import score
-from reverse_lib.search import SearchResult
+from reverse_lib.reward import score
+from reverse_lib.scale import ReleasedData, compute_score, export_verl, write_rl
+from reverse_lib.scale.tables import IMAGE_CACHE, RL, TEXT_CACHE, InteropError
+from reverse_lib.search import SearchCache, SearchResult
 from reverse_lib.trajectory import TOOLS
 
 ZOOM, IMAGE, TEXT = TOOLS

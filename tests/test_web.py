@@ -13,11 +13,10 @@ from sklearn.model_selection import GroupKFold
 from reverse_lib.geo import haversine_km
 from reverse_lib.photos import crop
 from reverse_lib.search import normalise_query
-from reverse_lib.world import SPLITS, Engine
+from reverse_lib.world import SPLITS, engine_table
 from reverse_lib.world.gazetteer import country_table, load_cities, stream
 from reverse_lib.world.pages import ABOUT, TITLES, filler, names_in, states_position
-from reverse_lib.world.quality import engine_table
-from reverse_lib.world.web import MAX_PER_PLACE
+from reverse_lib.world.web import MAX_PER_PLACE, Engine
 
 TEMPLATE_WORDS = sorted(
     {word for some in TITLES.values() for title in some for word in re.sub(r"\{\w\}|,", " ", title).split()}

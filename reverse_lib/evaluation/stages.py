@@ -1,0 +1,239 @@
+"""The stages of training side by side: which checkpoints there are, how each does, and where an agent still fails.
+
+Direct fine-tuning is asked without tools, as it was trained; the others get all three, also the base, which knows the
+turns of a search one by one. The scripted teacher, which knows the truth, is the upper reference. Nothing is chosen by
+the figures, not even which stage's trajectories are shown.
+
+    stages, missing = find_stages(profile)
+    frame, seconds = evaluate_stage(stages[0], world, profile)
+    side_by_side({"direct SFT": summarize(frame)})
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from reverse_lib.environment import TINY, Interface
+from reverse_lib.evaluation.evaluate import evaluate
+from reverse_lib.evaluation.metrics import METRICS, summarize
+from reverse_lib.profiles import Profile
+from reverse_lib.trajectory import TOOLS
+
+TEACHER = "teacher"
+REGIONS = ("sign", "board", "landmark", "none")
+TEST_SPLITS = ("test-new", "test-seen")
+LABELS = {
+    **{f"within_{km}km": f"within {km:,} km" for km in (1, 25, 200, 750, 2500)},
+    "median_km": "median error, km",
+    "mean_km": "mean error, km",
+    "geoguessr_score": "GeoGuessr score",
+    "country": "right country",
+    "country_of_position": "position in the right country",
+    "continent": "position on the right continent",
+    "parsed": "answer readable",
+    "format": "format",
+    "box_iou": "box IoU",
+    "query_hit": "queries that find evidence",
+    "evidence_precision": "evidence precision",
+    "evidence_recall": "evidence recall",
+    "evidence_mcc": "evidence MCC",
+    "calls_zoom": "zooms a photo",
+    "calls_image": "image searches a photo",
+    "calls_text": "text searches a photo",
+    "tokens": "tokens written a photo",
+    "seconds": "seconds of writing a photo",
+    "reward": "reward",
+}
+_PERCENT = ("within_", "country", "continent", "parsed", "query_hit")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One agent to evaluate.
+
+    Attributes:
+        key: Short name, for files and metrics.
+        name: What tables and figures call it.
+        model: A checkpoint folder or Hugging Face id; "" for the scripted teacher.
+        tools: The tools it is offered.
+    """
+
+    key: str
+    name: str
+    model: str
+    tools: tuple[str, ...] = TOOLS
+
+
+def find_stages(profile: Profile) -> tuple[list[Stage], list[str]]:
+    """The stages that can be evaluated, in the order of training, the teacher last.
+
+    A supervised stage that was not trained under this profile is the shipped one, where one lies beside
+    `profile.model.agent`.
+
+    Returns:
+        The stages, and a sentence for each one that is left out: which, why, and what brings it.
+    """
+    folder, shipped = profile.folder / "checkpoints", Path(profile.model.agent).parent
+
+    def supervised(name: str) -> str:
+        there = [path / name for path in (folder, shipped) if (path / name / "config.json").is_file()]
+        return str((there or [folder / name])[0])
+
+    wanted = (
+        (Stage("base", "base", profile.model.base), ""),
+        (Stage("sft", "direct SFT", supervised("sft"), ()), "03_sft"),
+        (Stage("coldstart", "cold start", supervised("coldstart")), "03_sft"),
+        (Stage("grpo", "GRPO", str(folder / "grpo")), "04_grpo"),
+        (Stage("agent", "shipped agent", profile.model.agent), ""),
+    )
+    stages: list[Stage] = []
+    missing = []
+    for stage, notebook in wanted:
+        if stage.model in {known.model for known in stages}:
+            continue
+        if _exists(stage.model, profile):
+            stages.append(stage)
+        else:
+            remedy = f"run notebook {notebook} first" if notebook else "set model.base or model.agent to one you have"
+            missing.append(f"{stage.name}: no checkpoint in {stage.model}; {remedy}")
+    return [*stages, Stage(TEACHER, TEACHER, "")], missing
+
+
+def _exists(model: str, profile: Profile) -> bool:
+    """Whether a checkpoint is there; a model id (`Qwen/…`) is taken to be."""
+    if Path(model).is_dir():
+        return (Path(model) / "config.json").is_file()
+    return not Path(model).is_relative_to(profile.folder) and not model.startswith(("data/", "outputs/", "/", "."))
+
+
+def load_stage(stage: Stage, world, device: str = "cpu") -> tuple[Callable, Interface]:
+    """A stage as an agent for `rollout`, and how the world is shown to it."""
+    if not stage.model:
+        return world.teacher, TINY
+    from reverse_lib.models import load_agent
+
+    agent = load_agent(Path(stage.model) if Path(stage.model).is_dir() else stage.model, device, tools=stage.tools)
+    return agent, agent.interface
+
+
+def evaluate_stage(
+    stage: Stage, world, profile: Profile, progress: Callable | None = None, splits: Sequence[str] = TEST_SPLITS
+) -> tuple[pd.DataFrame, float]:
+    """Let a stage answer the test photos of a world, searching live.
+
+    Args:
+        stage: One of `find_stages`.
+        world: A `World`.
+        profile: Gives the number of photos of each split, the batch size and the device.
+        progress: Called with the number of photos that were finished.
+        splits: Whose photos.
+
+    Returns:
+        The table of `evaluation.evaluate` with three more columns (split, region, twin; see `describe`), and the
+        seconds it took, loading the model left out.
+    """
+    photos = [photo for split in splits for photo in world.photos(split, profile.evaluation.photos)]
+    agent, interface = load_stage(stage, world, profile.model.device)
+    started = time.monotonic()
+    frame = evaluate(
+        agent,
+        photos,
+        world.live,
+        interface,
+        tools=stage.tools,
+        batch_size=profile.evaluation.batch_size,
+        progress=progress,
+    )
+    seconds = time.monotonic() - started
+    return pd.concat([describe(photos, world), frame], axis=1), seconds
+
+
+def describe(photos: Sequence, world) -> pd.DataFrame:
+    """What there was to find in photos of a world: a row a photo, in order.
+
+    Returns:
+        Columns split; region (one of REGIONS; "none" where nothing tells the place); twin (whether
+        another place of the world bears the same name).
+    """
+    bearers = Counter(place.name for place in world.places)
+    rows = [
+        {
+            "split": photo.split,
+            "region": next((mark.kind for mark in photo.marks if mark.informative), "none"),
+            "twin": bearers[photo.place.name] > 1,
+        }
+        for photo in photos
+    ]
+    return pd.DataFrame(rows)
+
+
+def side_by_side(summaries: Mapping[str, pd.DataFrame], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """Summaries as one table to read: a row a metric, a column a stage, "41 % (34–48)" in each cell.
+
+    Args:
+        summaries: Tables of `evaluation.summarize` by stage name.
+        metrics: Which rows.
+    """
+    table = {
+        name: {LABELS.get(metric, metric): _cell(metric, summary.loc[metric]) for metric in metrics}
+        for name, summary in summaries.items()
+    }
+    return pd.DataFrame(table).rename_axis("95 % interval in brackets")
+
+
+def _cell(metric: str, row: pd.Series) -> str:
+    if not row["n"]:
+        return "–"
+    share = metric.startswith(_PERCENT)
+    digits = 0 if share or metric in ("median_km", "mean_km", "geoguessr_score", "tokens") else 2
+    numbers = (row[key] * (100 if share else 1) for key in ("value", "low", "high"))
+    value, low, high = (f"{number:,.{digits}f}".replace("-", "−") for number in numbers)
+    return f"{value}{' %' if share else ''} ({low}{' to ' if row['low'] < 0 else '–'}{high})"
+
+
+def where_it_fails(frame: pd.DataFrame, samples: int = 2000) -> pd.DataFrame:
+    """Accuracy by what there was to find: a row for each kind of photo, with its number and 95 % intervals.
+
+    Args:
+        frame: The table of `evaluate_stage`.
+        samples: Bootstrap resamples.
+    """
+    twin = frame["twin"].astype(bool)
+    groups = {kind: frame[frame["region"] == kind] for kind in REGIONS}
+    groups |= {"has a twin": frame[twin], "has no twin": frame[~twin]}
+    rows = {}
+    for name, group in groups.items():
+        if len(group):
+            summary = summarize(group, samples=samples)
+            cells = {LABELS[m]: _cell(m, summary.loc[m]) for m in ("within_25km", "within_200km", "country")}
+            rows[name] = {
+                "photos": len(group),
+                **cells,
+                LABELS["median_km"]: f"{summary.loc['median_km', 'value']:,.0f}",
+            }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def last_stage(found: Sequence[Stage]) -> Stage:
+    """The stage whose answers are shown in detail: GRPO where it was trained, else the shipped agent.
+
+    A rule that reads no figure: nothing may be chosen by the photos that it is judged on.
+
+    Raises:
+        ValueError: Neither is among the stages.
+    """
+    by_key = {stage.key: stage for stage in found}
+    for key in ("grpo", "agent"):
+        if key in by_key:
+            return by_key[key]
+    raise ValueError(f"no trained agent among the stages {', '.join(by_key)}; run 04_grpo or restore data/models/agent")
+
+
+def examples(frame: pd.DataFrame) -> dict[str, object]:
+    """The best, the median and the worst trajectory by reward; ties are broken by error, then by photo id."""
+    order = frame.sort_values(["reward", "km", "photo_id"], ascending=[False, True, True])["trajectory"].tolist()
+    return {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}

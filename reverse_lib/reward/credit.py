@@ -1,0 +1,203 @@
+"""Who gets the credit: advantages for each turn of each rollout of a group, or one for the whole rollout.
+
+Everything here is arithmetic on what `rewards.score` found; no engine, no torch. A rollout's reward is split over its
+turns, so that a turn is paid for what it did: the call for what it looked at or retrieved, the turn after a search for
+the labels it gave, the last turn for accuracy and format. A turn's return is what it and the turns after it earned.
+
+With G rollouts of a photo, rollout i with K_i turns and rewards r(i, k):
+
+    R(i, k) = sum of gamma^(l - k) r(i, l) over l >= k      the return-to-go of turn k
+    b(i, k) = mean of R(j, min(k, K_j)) over j != i          what the others of the group could still expect there
+    A(i, k) = (R(i, k) - b(i, k)) / (s + eps)                s: standard deviation of R(., 1) in the group
+
+With scale="batch", s is that deviation over all groups at once, each group around its own mean: a group whose rollouts
+hardly differ then hardly counts, where "group" blows its small differences up to the size of any other's. "none"
+divides by nothing, as Liu et al. 2025 propose (arxiv.org/abs/2503.20783).
+
+The baseline leaves the rollout itself out, so it does not depend on what the rollout did and the gradient is unbiased.
+A rollout of the others that is over by turn k stands in with its last turn: were it counted as zero, every late turn
+would look good merely because others had answered before. With one turn each, A is GRPO's advantage times G / (G - 1);
+rollouts that all earn the same at their end get 0 at every turn.
+
+A turn after a search still says two things, which results to trust and what to do next, and pushing all its tokens by
+the answer teaches the list of trusted results little but noise: an answer can be right beside a wrong list. With
+credit "segment" the tokens of `<useful>...</useful>` are pushed by the labels alone, u(i, k), in deviations of the
+labels' rewards in the group, s', and the thinking before them, which judges the results and prepares both, by the sum
+of the turn's advantage and the labels':
+
+    A'(i, k) = (u(i, k) - mean of u(j, .) over the labelled turns of the others) / (s' + eps)
+
+    advantages = turn_advantages([turn_rewards(breakdown, weights) for breakdown in group], group_size=len(group))
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from reverse_lib.profiles import Weights
+from reverse_lib.reward.score import PROCESS_RANGE, Breakdown
+
+EPSILON = 1e-4  # added to a standard deviation before dividing by it, as TRL does
+CREDITS = ("segment", "turn", "trajectory")
+SCALES = ("group", "batch", "none")
+
+
+def turn_rewards(breakdown: Breakdown, weights: Weights | None = None) -> np.ndarray:
+    """What each turn of a rollout earned.
+
+    The process part is clipped as a running sum, so that what is earned beyond the clip pays nothing.
+
+    Args:
+        breakdown: Of one rollout, scored with `weights`.
+        weights: The paper's when None.
+
+    Returns:
+        (turns,), whose sum is `breakdown.total`; a rollout without turns earned nothing: (0,).
+    """
+    weights = weights or Weights()
+    earned = [sum(turn.values()) for turn in breakdown.per_turn]
+    clipped = np.clip(np.cumsum([0.0, *earned]), *PROCESS_RANGE)
+    rewards = weights.process * np.diff(clipped)  # (turns,)
+    if len(rewards):
+        rewards[-1] += weights.accuracy * breakdown.accuracy + weights.format * breakdown.format
+    return rewards
+
+
+def returns_to_go(rewards: Sequence[float], gamma: float = 1.0) -> np.ndarray:
+    """What each turn and those after it earned, later turns discounted by gamma a turn; (turns,) -> (turns,)."""
+    returns = np.array(rewards, float)
+    for k in range(len(returns) - 2, -1, -1):
+        returns[k] += gamma * returns[k + 1]
+    return returns
+
+
+def turn_advantages(
+    rewards: Sequence[Sequence[float]], group_size: int, gamma: float = 1.0, scale: str = "group"
+) -> list[np.ndarray]:
+    """An advantage for each turn; see the module for the formula.
+
+    Args:
+        rewards: For each rollout what its turns earned; the members of a group follow each other.
+        group_size: Rollouts a group, at least 2.
+        gamma: Discount a turn.
+        scale: Whose standard deviation to divide by, one of SCALES.
+
+    Returns:
+        For each rollout an array (turns,).
+
+    Raises:
+        ValueError: The rollouts are not whole groups, or a group has one member.
+    """
+    if group_size < 2 or len(rewards) % group_size:
+        raise ValueError(f"{len(rewards)} rollouts in groups of {group_size}: give whole groups of at least 2")
+    if scale not in SCALES:
+        raise ValueError(f"scale={scale!r}: choose one of {', '.join(SCALES)}")
+    returns = [returns_to_go(one, gamma) for one in rewards]
+    groups = [returns[start : start + group_size] for start in range(0, len(returns), group_size)]
+    divisor = batch_deviation(groups) if scale == "batch" else {"group": None, "none": 1.0}[scale]
+    return [advantage for group in groups for advantage in group_advantages(group, divisor)]
+
+
+def batch_deviation(groups: Sequence[Sequence[np.ndarray]]) -> float:
+    """The standard deviation of what whole rollouts earned, each around the mean of its group."""
+    totals = np.array([[one[0] if len(one) else 0.0 for one in group] for group in groups])  # (groups, G)
+    around = totals - totals.mean(1, keepdims=True)
+    return float(np.sqrt((around**2).sum() / (around.size - len(groups)))) + EPSILON
+
+
+def group_advantages(returns: Sequence[np.ndarray], divisor: float | None = None) -> list[np.ndarray]:
+    """The advantages of one group's turns, from their returns-to-go; see `turn_advantages`.
+
+    Args:
+        returns: For each rollout an array (turns,).
+        divisor: What to divide by; the group's own standard deviation when None.
+    """
+    filled = [one if len(one) else np.zeros(1) for one in returns]
+    longest = max(len(one) for one in filled)
+    padded = np.array([np.pad(one, (0, longest - len(one)), "edge") for one in filled])  # (G, longest)
+    others = (padded.sum(0) - padded) / (len(returns) - 1)
+    spread = padded[:, 0].std(ddof=1) + EPSILON if divisor is None else divisor
+    return [row[: len(one)] for row, one in zip((padded - others) / spread, returns, strict=True)]
+
+
+def label_rewards(breakdown: Breakdown, weights: Weights | None = None) -> np.ndarray:
+    """What each turn earned by its labels, (turns,); NaN for a turn that had none to give."""
+    rewards = np.full(len(breakdown.per_turn), np.nan)
+    for k in breakdown.judged_turns:
+        rewards[k] = (weights or Weights()).process * breakdown.per_turn[k]["trust"]
+    return rewards
+
+
+def label_advantages(rewards: Sequence[Sequence[float]], group_size: int) -> list[np.ndarray]:
+    """An advantage for the labels of each turn; see the module for the formula.
+
+    Args:
+        rewards: For each rollout what its turns earned by labels, NaN where there were none to give; the members of a
+            group follow each other.
+        group_size: Rollouts a group.
+
+    Returns:
+        For each rollout an array (turns,), NaN where there were none; 0 where nobody else gave any.
+    """
+    found = []
+    for start in range(0, len(rewards), group_size):
+        group = [np.asarray(one, float) for one in rewards[start : start + group_size]]
+        means = [one[np.isfinite(one)] for one in group]
+        every = np.concatenate(means)
+        divisor = (every.std(ddof=1) if len(every) > 1 else 0.0) + EPSILON
+        for i, own in enumerate(group):
+            others = np.concatenate([one for j, one in enumerate(means) if j != i])
+            found.append((own - others.mean()) / divisor if len(others) else own * 0.0)
+    return found
+
+
+def trajectory_advantages(totals: Sequence[float], group_size: int) -> np.ndarray:
+    """GRPO's own: a rollout's reward, less its group's mean, in standard deviations of the group; (n,) -> (n,)."""
+    grouped = np.array(totals, float).reshape(-1, group_size)  # (groups, G)
+    centred = grouped - grouped.mean(1, keepdims=True)
+    return (centred / (grouped.std(1, ddof=1, keepdims=True) + EPSILON)).reshape(-1)
+
+
+def assistant_turns(ids: Sequence[int], mask: Sequence[int]) -> list[list[int]]:
+    """The runs of tokens the model wrote: ids where mask is 1, split where it is 0."""
+    turns: list[list[int]] = []
+    before = 0
+    for token, written in zip(ids, mask, strict=True):
+        if written and not before:
+            turns.append([])
+        if written:
+            turns[-1].append(token)
+        before = written
+    return turns
+
+
+def label_tokens(pieces: Sequence[str]) -> range:
+    """Where in a turn the labels stand, from `<useful>` to `</useful>` after the thinking.
+
+    Args:
+        pieces: The turn's tokens as texts, in which ASCII stands for itself, as in a byte-level vocabulary.
+
+    Returns:
+        Positions in `pieces`; empty where there is no complete tag.
+    """
+    text = "".join(pieces)
+    start = text.find("<useful>", max(text.find("</think>"), 0))
+    end = text.find("</useful>", start) + len("</useful>")
+    if start < 0 or end < len("</useful>"):
+        return range(0)
+    ends = np.cumsum([len(piece) for piece in pieces])  # (tokens,), of characters
+    return range(int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, end)) + 1)
+
+
+def spread(values: Sequence[float], written: Sequence[int], photo_id: str) -> np.ndarray:
+    """A value for each turn -> a value for each token, 0 where the model wrote nothing; (T,).
+
+    Raises:
+        RuntimeError: There are not as many runs of written tokens as values; names the photo.
+    """
+    mask = np.asarray(written, bool)  # (T,)
+    turn = np.cumsum(mask & ~np.concatenate([[False], mask[:-1]]))  # 1 for the first
+    runs = int(turn[-1]) if len(turn) else 0
+    if runs != len(values):
+        raise RuntimeError(f"{photo_id}: the log has {len(values)} turns, the tokens {runs}; they must be the same")
+    return np.where(mask, np.concatenate([[0.0], values])[turn], 0.0)
