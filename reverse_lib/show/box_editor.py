@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import ipywidgets
 
 from reverse_lib.geo import BoxError, as_box
-from reverse_lib.show.markup import PLAIN, RIGHT, line
+from reverse_lib.show.style import PLAIN, RIGHT
+from reverse_lib.show.viewer import line
 from reverse_lib.trajectory import Trajectory
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")

@@ -17,11 +17,11 @@ from PIL import Image
 from reverse_lib.annotation import Decision, ReviewLog, SearchLabels, changed_photos, known_labels, review_key, searches
 from reverse_lib.photos import Photo, PhotoError
 from reverse_lib.show.box_editor import BoxEditor, offered_boxes
-from reverse_lib.show.markup import (
+from reverse_lib.show.style import PLAIN, RIGHT
+from reverse_lib.show.viewer import (
     MUTED,
-    PLAIN,
-    RIGHT,
     RULE,
+    Panel,
     beside,
     block,
     crop_html,
@@ -33,7 +33,6 @@ from reverse_lib.show.markup import (
     trusted_after,
     written,
 )
-from reverse_lib.show.viewer import Panel
 from reverse_lib.trajectory import TOOLS, Observation, Trajectory
 
 _PHOTO_PX, _UNFOLDED_PX = 460, 380  # width of the photo, live and unfolded
