@@ -117,6 +117,12 @@ class Trajectory:
         return float(haversine_km(answer.lat, answer.lon, self.lat, self.lon))
 
     @property
+    def service_failed(self) -> bool:
+        """True where nothing can be said of the agent, since a service it needed failed."""
+        seen = (step.observation for step in self.steps if step.observation is not None)
+        return self.end == "service_error" or any(observation.status == "service_error" for observation in seen)
+
+    @property
     def place(self) -> str:
         """What the true place is called, as far as that is known; else "the truth"."""
         return ", ".join(filter(None, (self.city, self.country))) or "the truth"
