@@ -49,7 +49,7 @@ def sample_runs(
     """Let an agent answer every photo k times.
 
     Args:
-        policy: An agent with a field `temperature`, such as `policy.Agent`; it is not changed.
+        policy: An agent with a field `temperature`, such as `models.Agent`; it is not changed.
         photos: Photos with known places.
         search: What answers the searches; any backend.
         k: Answers a photo.
