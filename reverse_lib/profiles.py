@@ -189,6 +189,17 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """What counts as right, as sure and as enough; the same at every scale."""
+
+    near_km: float = 25.0  # an answer no farther off is right
+    region_iou: float = 0.2  # a box that overlaps an annotated region this much has looked at it
+    fewest_photos: int = 10  # fewer make a bootstrap interval too narrow to be believed
+    floor_km: float = 25.0  # added to every spread: answers that agree to the metre are not that sure
+    levels: tuple[float, ...] = (0.5, 0.9)  # shares of truths that a radius is to hold
+
+
+@dataclass(frozen=True)
 class Profile:
     """Every stage at one scale."""
 

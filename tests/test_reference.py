@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 from reverse_lib.evaluation import claims as replication
-from reverse_lib.evaluation import evaluate, summarize
+from reverse_lib.evaluation import compare, evaluate, summarize
 from reverse_lib.models import load_agent
 from reverse_lib.profiles import FULL, START
-from reverse_lib.training import ablations
 from reverse_lib.trajectory import TOOLS
 from reverse_lib.world import World
 
@@ -72,14 +71,14 @@ def test_reinforcement_learning_raised_the_reward_with_every_seed(runs):
     before = runs[runs["variant"] == START].query("seed == 0")
     for seed in range(3):
         after = runs[runs["variant"] == FULL].query("seed == @seed")
-        change = ablations.compare(before, after, ["reward"]).loc["reward"]
+        change = compare(before, after, ["reward"]).loc["reward"]
         assert change["shown"] and change["low"] > 0, (seed, change.to_dict())
 
 
 @pytest.mark.parametrize("metric", ["within_25km", "evidence_mcc"])
 def test_pooled_over_the_seeds_it_raised_accuracy_and_trust(runs, metric):
     by_variant = {name: [one for _, one in rows.groupby("seed")] for name, rows in runs.groupby("variant")}
-    change = ablations.compare(by_variant[START], by_variant[FULL], [metric]).loc[metric]
+    change = compare(by_variant[START], by_variant[FULL], [metric]).loc[metric]
     assert change["shown"] and change["low"] > 0, change.to_dict()
 
 
