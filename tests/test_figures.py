@@ -10,7 +10,16 @@ from PIL import Image
 
 from reverse_lib import show
 from reverse_lib.environment import TINY, show_zoom
-from reverse_lib.evaluation import METRICS, failures, summarize, to_frame, uncertainty
+from reverse_lib.evaluation import (
+    METRICS,
+    calibrate,
+    count_causes,
+    coverage,
+    published,
+    risk_coverage,
+    summarize,
+    to_frame,
+)
 from reverse_lib.reward import score, turn_advantages, turn_rewards
 from reverse_lib.show.style import RIGHT, WRONG
 
@@ -60,6 +69,20 @@ def summary(**values):
     )
 
 
+def test_published_figures_are_marked_beside_the_bars_of_the_distances_they_report_and_named_with_their_source():
+    others = published("im2gps3k").loc[["REVERSE 4B", "GeoCLIP"]]
+    metrics = [f"within_{km}km" for km in (1, 25, 200)]
+    figure = show.bars({"cold start": summary(), "GRPO": summary()}, metrics, published=others)
+    marks = {line.get_label(): line.get_xydata() for line in figure.axes[0].lines if line.get_label() in others.index}
+    assert marks["REVERSE 4B"][:, 1].tolist() == [0.225, 0.483]  # nothing is reported for 200 km
+    assert marks["GeoCLIP"][:, 1].tolist() == [0.141, 0.345, 0.507]
+    assert (marks["GeoCLIP"][:, 0] > np.arange(3) + 0.4).all() and (marks["GeoCLIP"][:, 0] < np.arange(3) + 0.6).all()
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["cold start", "GRPO", "REVERSE 4B", "GeoCLIP"]
+    assert "arXiv 2605.26861" in figure.get_supxlabel()
+    assert not show.bars({"GRPO": summary()}, metrics, published=published("world")).get_supxlabel()
+
+
 def test_the_error_curve_leaves_out_photos_whose_service_failed():
     frame = errors(1, 100, np.nan).assign(end=["answered", "answered", "service_error"])
     figure = show.error_curve(frame)
@@ -93,10 +116,10 @@ def spread_table(n, seed, tag, factor=1.0):
 
 
 def test_the_reliability_figure_puts_observed_against_promised_with_the_diagonal_and_chances_band():
-    radius = uncertainty.calibrate(spread_table(99, 0, "v"))
+    radius = calibrate(spread_table(99, 0, "v"))
     levels = [0.1, 0.5, 0.9]
     found = {
-        name: uncertainty.coverage(radius, spread_table(80, seed, "t", f), levels)
+        name: coverage(radius, spread_table(80, seed, "t", f), levels)
         for name, seed, f in (("seen", 1, 1), ("new", 2, 3))
     }
     axes = show.reliability(found).axes[0]
@@ -114,7 +137,7 @@ def test_the_reliability_figure_puts_observed_against_promised_with_the_diagonal
 
 
 def test_the_risk_coverage_figure_draws_the_curve_its_band_and_the_random_order():
-    curve = uncertainty.risk_coverage(spread_table(60, 3, "t"), "spread_km", samples=200)
+    curve = risk_coverage(spread_table(60, 3, "t"), "spread_km", samples=200)
     figure = show.risk_coverage_figure({"GRPO": curve})
     line, level = figure.axes[0].lines
     assert line.get_ydata().tolist() == curve["risk"].tolist() and line.get_xdata()[-1] == 1
@@ -132,7 +155,7 @@ def test_the_figure_of_causes_has_a_point_a_cause_and_stage_and_leaves_out_succe
     wrong, right = make_trajectory("a", answer="Spain, Madrid, 40.42, -3.70"), make_trajectory("b")
     silent = make_trajectory("c", answer=None)
     frames = {"before": to_frame([wrong, silent]), "after": to_frame([right, wrong])}
-    figure = show.failure_causes(failures.count(frames))
+    figure = show.failure_causes(count_causes(frames))
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "evidence right, answer wrong",
@@ -141,7 +164,7 @@ def test_the_figure_of_causes_has_a_point_a_cause_and_stage_and_leaves_out_succe
     before, after = (line for line in axes.lines if line.get_marker() in "os" and len(line.get_xdata()) == 2)
     assert before.get_xdata().tolist() == [0.5, 0.5] and after.get_xdata().tolist() == [0.5, 0]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before (n = 2)", "after (n = 2)"]
-    assert show.failure_causes(failures.count({"all right": to_frame([right])})).axes
+    assert show.failure_causes(count_causes({"all right": to_frame([right])})).axes
 
 
 def test_training_curves_draw_each_key_once_and_say_where_nothing_was_logged():

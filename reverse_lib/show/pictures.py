@@ -10,9 +10,9 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from reverse_lib.environment import Interface, observation_content, show_photo
-from reverse_lib.evaluation import narrate
 from reverse_lib.photos import Photo
 from reverse_lib.show.figures import STYLE, Plot
+from reverse_lib.show.story import narrate
 from reverse_lib.show.style import GRID, INK, PLAIN, RIGHT, WRONG, box_of
 from reverse_lib.trajectory import TOOLS, Trajectory, Turn
 
