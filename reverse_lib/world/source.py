@@ -82,7 +82,7 @@ def open_source(
     if root:
         listing = folder(root, n=n)
         if not listing.photos:
-            raise ValueError(f"{root}: none of its {listing.listed} listed photos can be used; see benchmarks.folder")
+            raise ValueError(f"{root}: none of its {listing.listed} listed photos can be used; see photos.folder")
         spare: Sequence[Photo] = listing.photos
     else:
         n = n or 2000
