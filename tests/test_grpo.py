@@ -10,8 +10,9 @@ import threading
 import numpy as np
 import pytest
 import torch
-from grpo_scripts import AGENT, SCRIPTS, Gradients, flat, rows_of, script, scripted_trainer, train_agent
+from grpo_scripts import AGENT, SCRIPTS, Gradients, flat, script, scripted_trainer, train_agent
 from models import BROKEN, EVIDENCE, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, drawn_photo, untrained
+from reverse_lib.training.pace import PARTS
 
 from reverse_lib.environment import TINY, UNREADABLE
 from reverse_lib.geo import accuracy_reward, haversine_km
@@ -20,7 +21,6 @@ from reverse_lib.photos import Photo
 from reverse_lib.profiles import GrpoConfig, Weights
 from reverse_lib.reward import label_advantages, label_rewards, trajectory_advantages, turn_advantages, turn_rewards
 from reverse_lib.training import grpo, speed, training_environment
-from reverse_lib.training.pace import PARTS
 from reverse_lib.training.sft import read_rows
 
 KNOWN = "<think>Spain? I know it.</think><answer>Spain, Valencia, 39.47, -0.38</answer>"
@@ -50,19 +50,19 @@ def trainer(tmp_path):
 
 def test_tools_are_called_as_written_and_environments_know_it(trainer):
     trainer.train()
-    logs = [[o.tool for o in environment._log] for environment in trainer.environments]
+    logs = [[o.tool for o in environment.log] for environment in trainer.environments]
     zoom, text = "image_zoom_in_tool", "text_search_tool"
     assert logs == [[zoom, text], [], [text], [UNREADABLE]]
     assert [e._finished.end for e in trainer.environments] == ["answered"] * 4
     assert trainer.environments[0]._finished.steps[1].observation.useful == {2}
-    row = rows_of(trainer)[0]
+    row = trainer.rows[0]
     assert row["tools/call_frequency"] == 1 and row["tools/failure_frequency"] == 0
 
 
 def test_what_rollouts_did_is_logged_besides_what_they_earned(tmp_path):
     trainer = scripted_trainer(tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, SEARCH, RIGHT], [BROKEN, "Hm…"]))
     trainer.train()
-    row = rows_of(trainer)[0]
+    row = trainer.rows[0]
     expected = {
         "calls/zoom": 1 / 4,
         "calls/image": 0,
@@ -103,17 +103,17 @@ def test_the_photos_of_the_next_step_are_opened_in_the_background_and_each_once(
     photos = [drawn_photo(f"photo-{i}") for i in range(3)]
     model, processor = untrained()
     settings = dict(steps=3, prompts_per_step=1, group_size=2, save_steps=0, max_completion_tokens=200)
-    trainer = grpo.make_trainer(model, processor, photos, KnownSearch(), TINY, GrpoConfig(**settings), tmp_path)
+    trainer = grpo.GeoGRPOTrainer(model, processor, photos, KnownSearch(), TINY, GrpoConfig(**settings), tmp_path)
     script(trainer, ([GUESS], [ZOOM, GUESS]))
     trainer.train()
-    trainer.opener.close()
+    trainer.close()
     assert [photo_id for photo_id, _ in opened] == [photo.photo_id for photo in trainer.order]
     assert [in_main for _, in_main in opened] == [True, False, False]
 
 
 def test_every_component_reaches_the_trainer_and_the_total_is_theirs(trainer):
     trainer.train()
-    row = rows_of(trainer)[0]
+    row = trainer.rows[0]
     first = trainer.environments[0]._breakdown
     assert first.accuracy == 1 and first.format == 1 and first.box_iou == 1 and first.evidence_mcc == 1
     # zoom on the region 0.2, all of the one useful page 0.1, labels right 0.3
@@ -262,7 +262,7 @@ def test_a_loss_computed_in_parts_by_length_is_the_whole_one(tmp_path, monkeypat
     for chunks in (1, 3):
         monkeypatch.setattr(grpo, "CHUNKS", chunks)
         trainer, gradient = one_step(tmp_path / str(chunks), SCRIPTS, Weights(), "turn")
-        found.append((gradient, [row["loss"] for row in rows_of(trainer) if "loss" in row][0]))
+        found.append((gradient, [row["loss"] for row in trainer.rows if "loss" in row][0]))
     (whole, loss), (parts, same) = found
     assert torch.nn.functional.cosine_similarity(whole, parts, dim=0) > 0.999 and loss == pytest.approx(same, abs=1e-4)
     assert whole.norm().item() == pytest.approx(parts.norm().item(), rel=0.01)
@@ -279,7 +279,7 @@ def test_rollouts_in_small_batches_with_activations_computed_again_give_the_step
     assert small.accelerator.unwrap_model(small.model).model.language_model.gradient_checkpointing
     assert torch.nn.functional.cosine_similarity(gradient, same, dim=0) > 0.999
     assert same.norm().item() == pytest.approx(gradient.norm().item(), rel=0.01)
-    row, one = (rows_of(trainer)[0] for trainer in (small, whole))
+    row, one = (trainer.rows[0] for trainer in (small, whole))
     assert row["reward"] == pytest.approx(one["reward"]) and row["num_tokens"] == one["num_tokens"]
     assert 0 < row["seconds/own"] < row["seconds/step"]
 
@@ -339,14 +339,14 @@ def test_a_turn_cut_off_ends_its_rollout_and_is_not_answered(tmp_path):
         tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, RIGHT], ["<think>Spain and on and on…"])
     )
     trainer.train()
-    assert [len(e._log) for e in trainer.environments] == [2, 0, 1, 0]
+    assert [len(e.log) for e in trainer.environments] == [2, 0, 1, 0]
     assert trainer.environments[3]._finished.end == "format" and trainer.environments[3]._breakdown.total == 0
 
 
 def test_after_two_nudges_the_next_turn_that_cannot_be_read_ends_the_rollout_here_too(tmp_path):
     trainer = scripted_trainer(tmp_path, ([BROKEN] * 5, [BROKEN, BROKEN, GUESS]), max_completion_tokens=900)
     trainer.train()
-    assert [len(e._log) for e in trainer.environments] == [2, 2]
+    assert [len(e.log) for e in trainer.environments] == [2, 2]
     assert [e._finished.end for e in trainer.environments] == ["format", "answered"]
     assert len(trainer.environments[0]._finished.steps) == 3
 
@@ -360,18 +360,18 @@ def test_a_tool_result_that_no_longer_fits_ends_its_rollout(tmp_path):
 def test_a_group_in_which_nobody_zooms_is_trained_on_as_well(trainer):
     script(trainer, ([SEARCH, RIGHT], [GUESS], [SEARCH, DOUBT], [SEARCH, SEARCH, RIGHT]))
     trainer.train()
-    assert [len(e._log) for e in trainer.environments] == [1, 0, 1, 2]
-    assert [e._log[-1].repeated for e in trainer.environments if e._log] == [False, False, True]
+    assert [len(e.log) for e in trainer.environments] == [1, 0, 1, 2]
+    assert [e.log[-1].repeated for e in trainer.environments if e.log] == [False, False, True]
     assert trainer.environments[0]._breakdown.trust > 0 > trainer.environments[2]._breakdown.trust
 
 
 def test_without_tools_there_is_one_turn(tmp_path):
     model, processor = untrained()
     config = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, save_steps=0)
-    trainer = grpo.make_trainer(model, processor, [drawn_photo()], KnownSearch(), TINY, config, tmp_path, tools=())
+    trainer = grpo.GeoGRPOTrainer(model, processor, [drawn_photo()], KnownSearch(), TINY, config, tmp_path, tools=())
     script(trainer, ([KNOWN], [GUESS]))
     trainer.train()
-    assert rows_of(trainer)[0]["calls/text"] == 0
+    assert trainer.rows[0]["calls/text"] == 0
     assert trainer.environments[0]._breakdown.total == pytest.approx(0.7)
 
 
@@ -396,7 +396,7 @@ def test_a_group_split_over_two_processes_is_trained_on_alike(tmp_path, trainer)
         assert not alone[row, width:].any() and not other[width:].any()
     assert torch.nn.functional.cosine_similarity(two["gradient"], kept.found, dim=0) > 0.999
     assert two["gradient"].norm() == pytest.approx(kept.found.norm().item(), rel=0.02)
-    row = rows_of(trainer)[0]
+    row = trainer.rows[0]
     for name in ("reward", "rewards/trust/mean", "calls/text", "turns/unreadable"):
         assert two["row"][name] == pytest.approx(row[name])
 
@@ -461,6 +461,6 @@ def test_where_the_time_went_is_shares_of_the_steps_after_the_first():
 def test_settings_that_cannot_work_are_refused(tmp_path, settings, levels, message):
     model, processor = untrained()
     with pytest.raises(ValueError, match=message):
-        grpo.make_trainer(
+        grpo.GeoGRPOTrainer(
             model, processor, [drawn_photo()], KnownSearch(), TINY, GrpoConfig(**settings), tmp_path, levels=levels
         )

@@ -8,7 +8,7 @@ the word `<image>`. A tool's result is text; here it is read again into results,
 import re
 from collections.abc import Iterable, Sequence
 
-from reverse_lib.environment import UNREADABLE, logged
+from reverse_lib.environment import UNREADABLE, result_row
 from reverse_lib.search import SearchResult
 from reverse_lib.trajectory import SEARCH_TOOLS, TOOLS, Observation, Step, ToolCall, parse_turn
 
@@ -93,7 +93,7 @@ def observation_of(call: ToolCall | None, message: str) -> Observation:
     if call.name == ZOOM:
         return Observation(ZOOM, call.arguments, "ok", text.replace(PICTURE, "", 1).strip("\n"))
     results = results_in(text)
-    rows = [logged(result, None) for _, result in results]
+    rows = [result_row(result, None) for _, result in results]
     return Observation(call.name, call.arguments, "ok" if rows else "miss", text, rows)
 
 
