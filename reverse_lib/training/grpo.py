@@ -48,7 +48,7 @@ from reverse_lib.environment import (
     text_block,
     tool_functions,
 )
-from reverse_lib.models import decode_turn, known_warnings_silenced, pictures_remembered, right_padded, unwritten
+from reverse_lib.models import decode_turn, known_warnings_silenced, pictures_remembered, placeholder_ids, right_padded
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import Budgets, GrpoConfig, Weights
 from reverse_lib.reward import (
@@ -128,7 +128,7 @@ class GeoGRPOTrainer(GRPOTrainer):
         rows = [{"prompt": initial_messages(interface), "photo_id": photo.photo_id} for photo in self._order]
         arguments = grpo_arguments(config, folder, seed, next(model.parameters()).device.type)
         arguments.reward_weights = [1.0] + [0.0] * len(COMPONENTS)  # the total trains, its components are logged
-        arguments.generation_kwargs["suppress_tokens"] = unwritten(processor)
+        arguments.generation_kwargs["suppress_tokens"] = placeholder_ids(processor)
         super().__init__(
             model=model,
             reward_funcs=self._reward_functions(),
