@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -282,14 +283,13 @@ def where_is(lat: ArrayLike, lon: ArrayLike) -> pd.DataFrame:
     if outside.any():
         first = int(np.flatnonzero(outside)[0])
         raise ValueError(f"where_is: ({lat[first]}, {lon[first]}) is no position; give degrees within ±90 and ±180")
-    table = towns()
-    places = table[["code", "country", "continent"]].to_numpy(object)
     rows = np.full((len(lat), 3), "", object)
-    known = np.isfinite(lat) & np.isfinite(lon)
-    if known.any():
-        chord, nearest = _tree().query(unit_vectors(lat[known], lon[known]))
+    valid = np.isfinite(lat) & np.isfinite(lon)
+    if valid.any():
+        tree, countries = _tree()
+        chord, nearest = tree.query(unit_vectors(lat[valid], lon[valid]))
         km = 2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1))
-        rows[known] = np.where(km[:, None] <= FARTHEST_KM, places[nearest], "")
+        rows[valid] = np.where(km[:, None] <= FARTHEST_KM, countries[nearest], "")
     return pd.DataFrame(rows, columns=["code", "country", "continent"], dtype=object)
 
 
@@ -324,7 +324,8 @@ def towns(smallest: int = SMALLEST_TOWN) -> pd.DataFrame:
 
 @cache
 def _tree():
-    """The points of `towns` on the unit sphere, to be searched for the nearest."""
+    """The points of `towns` on the unit sphere, to be searched for the nearest, and what `where_is` says of each."""
     from scipy.spatial import KDTree
 
-    return KDTree(unit_vectors(towns()["lat"], towns()["lon"]))
+    table = towns(SMALLEST_TOWN)
+    return KDTree(unit_vectors(table["lat"], table["lon"])), table[["code", "country", "continent"]].to_numpy(object)
