@@ -30,7 +30,7 @@ from reverse_lib.profiles import Profile, get_profile, known_keys
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = "python3"  # jupyter starts it with the interpreter that runs this module
 CHILD_ENVIRONMENT = {"MPLBACKEND": "agg", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
-CHILD_ENVIRONMENT |= {"REVERSE_NO_FRONT_END": "1"}  # nobody will move a slider: see `widgets`
+CHILD_ENVIRONMENT |= {"REVERSE_NO_FRONT_END": "1"}  # nobody will tick a box: see `show.ReviewPanel`
 ROWS_A_NOTEBOOK = 12
 RUN_FILE = "run.json"  # what a figure was made with
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "numpy", "pandas")

@@ -21,7 +21,6 @@ from reverse_lib.show.style import PLAIN, RIGHT, escaped
 from reverse_lib.show.viewer import (
     MUTED,
     RULE,
-    Panel,
     beside,
     block,
     crop_html,
@@ -53,7 +52,7 @@ class _State:
     note: str = ""
 
 
-class ReviewPanel(Panel):
+class ReviewPanel(ipywidgets.VBox):
     """Trajectories to decide on, one after the other.
 
     Args:
@@ -95,6 +94,10 @@ class ReviewPanel(Panel):
         changed = ", ".join(changed_photos(self._rows, self.record.decisions.values()))
         changed = changed and f"Changed since they were decided, so undecided again: {changed}."
         self._say(self.record.set_aside, changed)
+
+    def _repr_mimebundle_(self, **kwargs):
+        page = {"text/html": self.unfolded()}
+        return page if os.environ.get("REVERSE_NO_FRONT_END") else super()._repr_mimebundle_(**kwargs) | page
 
     def unfolded(self) -> str:
         """Progress, and every turn with its ticks; when there are many trajectories, those from the present one on."""
