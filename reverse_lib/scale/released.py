@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reverse_lib.environment import FULL, UNREADABLE, Interface, how_it_ended, logged
+from reverse_lib.environment import FULL, UNREADABLE, Interface, how_it_ended, result_row
 from reverse_lib.geo import as_box
 from reverse_lib.photos import Photo
 from reverse_lib.search import SearchCache, SearchResult, filter_results, normalise_query
@@ -457,7 +457,7 @@ def _observation(call: ToolCall | None, message: str) -> Observation:
         return Observation(call.name, call.arguments, "model_error", text)
     if call.name == ZOOM:
         return Observation(ZOOM, call.arguments, "ok", _PICTURE.sub("", text, count=1).strip("\n"))
-    results = [logged(result, None) for _, result in _results(text)]
+    results = [result_row(result, None) for _, result in _results(text)]
     return Observation(call.name, call.arguments, "ok" if results else "miss", text, results)
 
 
