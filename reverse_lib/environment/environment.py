@@ -15,6 +15,7 @@ recorded as `model_error`. A failing service is recorded as `service_error`, nev
 import functools
 import inspect
 import logging
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -349,7 +350,7 @@ class GeoEnvironment:
         What the model got wrong, or a service failed at, is answered in words.
         """
         photo_id = self._current().photo_id
-        self._entry = entry = Observation(tool=tool, arguments=dict(arguments), status="model_error", text=problem)
+        self._entry = entry = Observation(tool=tool, arguments=_plain(arguments), status="model_error", text=problem)
         content = None
         if len(self.log) >= self._budgets.turns - 1:
             entry.text = NO_TURNS
@@ -484,6 +485,23 @@ def _queries(value: object) -> list[str]:
     if not queries:
         raise ArgumentError("query is empty: give at least one word")
     return list(queries.values())
+
+
+def _plain(value: object, depth: int = 0) -> object:
+    """A copy of an argument made of JSON types, cut to a size worth keeping in a log."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return value[:1000].encode("utf-8", "replace").decode()
+    if isinstance(value, int):
+        return int(value) if value.bit_length() < 64 else f"an integer of {value.bit_length()} bits"
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)
+    if depth < 3 and isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value[:20]]
+    if depth < 3 and isinstance(value, dict):
+        return {str(_plain(key, 3))[:40]: _plain(item, depth + 1) for key, item in list(value.items())[:20]}
+    return f"({type(value).__name__})"
 
 
 def _shares(available: Sequence[int], total: int) -> list[int]:
