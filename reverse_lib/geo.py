@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EARTH_RADIUS_KM = 6371.0088  # mean radius, https://en.wikipedia.org/wiki/Earth_radius#Arithmetic_mean_radius
+HALF_CIRCUMFERENCE_KM = np.pi * EARTH_RADIUS_KM  # 20,015 km, the largest possible error
 THRESHOLDS_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent
 ACCURACY_KNOTS = ((1, 1.0), (25, 0.8), (200, 0.6), (750, 0.4), (2500, 0.2))  # (km, reward)
 GEOGUESSR_SCALE_KM = 1492.7
