@@ -11,7 +11,6 @@ The offline cache:
     SearchCache, CacheError: records searches and answers them again; why it can't
     IMAGE, TEXT: names of the tools that search
     Call, searches_of: a recorded search; those of a rollout
-    key_of: 16 bytes that stand for a text
 
 Live services, and going between them and the cache:
     LiveSearch, Tavily, Serper, GoogleVision: two services as a backend; the services
@@ -22,7 +21,7 @@ Live services, and going between them and the cache:
     Failing, Withholding: a backend that is down; one without evidence
 """
 
-from reverse_lib.search.cache import IMAGE, TEXT, CacheError, Call, SearchCache, key_of, searches_of
+from reverse_lib.search.cache import IMAGE, TEXT, CacheError, Call, SearchCache, searches_of
 from reverse_lib.search.live import GoogleVision, LiveSearch, Serper, Tavily, configured
 from reverse_lib.search.recorded import RecordedSearch, drift, training_search
 from reverse_lib.search.results import (

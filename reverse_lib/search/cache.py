@@ -38,13 +38,11 @@ import os
 import random
 import sqlite3
 import threading
-import time
+import time as clock
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from dataclasses import replace as changed
-from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
@@ -52,40 +50,41 @@ import orjson
 
 from reverse_lib.geo import box_iou
 from reverse_lib.profiles import CacheLimits
-from reverse_lib.search.results import BlockList, SearchAnswer, SearchResult, filter_results, jaccard, normalise_query
-from reverse_lib.trajectory import Trajectory
+from reverse_lib.search.results import (
+    BlockList,
+    SearchAnswer,
+    SearchResult,
+    filter_results,
+    jaccard,
+    normalise_query,
+    query_words,
+)
+from reverse_lib.trajectory import SEARCH_TOOLS, Trajectory
 
-IMAGE, TEXT = "image_search_tool", "text_search_tool"
+IMAGE, TEXT = SEARCH_TOOLS
 FILE_NAME = "searches.sqlite3"
 FORMAT = 4  # kept as `user_version`; up to 3, records lay in LMDB's data.mdb
 _APPLICATION = 0x52564C53  # kept as `application_id`: tells our files from other people's SQLite
+_PAGE_BYTES = 16384  # holds several records, so that a look-up reads one page or two
+_MAPPED_BYTES = 2**40  # of the file, read without copying; SQLite lowers this to what it was built for
+_BUSY_S = 60  # how long a writer waits for another one
+_DAY_S = 86_400
+_TEXTS = operator.attrgetter("title", "url", "source", "snippet")
 
-# A page holds several records, so that a look-up reads one or two pages. The key comes first: a record that spills over
-# onto further pages is compared without reading these.
-_SCHEMA = f"""
-CREATE TABLE searches (
+_TABLE = """CREATE TABLE searches (
     photo_id TEXT NOT NULL,
     tool TEXT NOT NULL,       -- image_search_tool or text_search_tool
     asked TEXT NOT NULL,      -- the arguments in the form that makes two calls the same call
     arguments TEXT NOT NULL,  -- JSON: the box as [x1, y1, x2, y2] in 0..1000, or the query
-    backend TEXT NOT NULL,    -- who answered
+    backend TEXT NOT NULL,    -- who answered, "" if nobody said
     time REAL NOT NULL,       -- when, seconds since 1970 UTC; 0 if unknown
-    facts TEXT NOT NULL,      -- JSON: what else whoever recorded it knew
     checksum INTEGER NOT NULL,
-    results TEXT NOT NULL,    -- JSON: [{{"title", "url", "source", "snippet", "useful"}}, ...] as the service gave them
+    results TEXT NOT NULL,    -- JSON: [{"title", "url", "source", "snippet", "useful"}, ...] as they came
     PRIMARY KEY (photo_id, tool, asked)
-) WITHOUT ROWID;
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {FORMAT}
-"""
-_PAGE_BYTES = 16384
-_MAPPED_BYTES = 2**40  # of the file, read without copying; SQLite lowers this to what it was built for
-_BUSY_S = 60  # how long a writer waits for another one
-_DAY_S = 86_400
-_IN_ORDER = operator.attrgetter("title", "url", "source", "snippet")
-_inherited: list[
-    sqlite3.Connection
-] = []  # a parent's; closing one in its child would take part in what the parent does
+) WITHOUT ROWID"""
+_COLUMNS = "photo_id, tool, asked, arguments, backend, time, checksum, CAST(results AS BLOB)"
+_OF_PHOTO = f"SELECT {_COLUMNS} FROM searches WHERE photo_id = ? AND tool = ?"
+_RECORD = f"{_OF_PHOTO} AND asked = ?"
 
 
 class CacheError(RuntimeError):
@@ -94,7 +93,7 @@ class CacheError(RuntimeError):
 
 @dataclass(frozen=True)
 class Call:
-    """One search call as recorded."""
+    """One search as recorded."""
 
     tool: str
     photo_id: str
@@ -102,12 +101,11 @@ class Call:
     results: tuple[SearchResult, ...]
     backend: str = ""  # who answered, "" if nobody said
     time: float = 0.0  # when, seconds since 1970 UTC; 0 if unknown
-    facts: tuple = ()  # JSON values of whoever recorded it, one or more each time; no look-up reads them
 
-    @cached_property
-    def key(self) -> tuple[str, str]:
-        """Photo and arguments, equal for two calls of a tool that are the same call."""
-        return self.photo_id, argument_text(self.tool, self.arguments)
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Equal for two calls that are the same call: photo, tool, arguments in their plainest form."""
+        return self.photo_id, self.tool, _plainest(self.tool, self.arguments)
 
 
 def searches_of(trajectory: Trajectory) -> Iterator[Call]:
@@ -116,15 +114,15 @@ def searches_of(trajectory: Trajectory) -> Iterator[Call]:
     Failed calls are left out, and so are searches with several queries at once: nothing tells which query brought what.
     """
     for step in trajectory.steps:
-        seen = step.observation
-        if seen is None or seen.tool not in (IMAGE, TEXT) or seen.status not in ("ok", "miss"):
+        observation = step.observation
+        if observation is None or not observation.owes_labels:
             continue
-        results = tuple(SearchResult(**result) for result in seen.results)
-        if seen.tool == IMAGE:
-            box = [float(round(edge)) for edge in seen.arguments["bbox_2d"]]
+        results = tuple(SearchResult(**result) for result in observation.results)
+        if observation.tool == IMAGE:
+            box = [float(round(edge)) for edge in observation.arguments["bbox_2d"]]
             yield Call(IMAGE, trajectory.photo_id, box, results)
             continue
-        query = seen.arguments["query"]
+        query = observation.arguments["query"]
         queries = [query] if isinstance(query, str) else query
         if len({normalise_query(text) for text in queries}) == 1:
             yield Call(TEXT, trajectory.photo_id, queries[0], results)
@@ -135,28 +133,16 @@ class SearchCache:
 
     reads_pixels = False  # an image search is answered by its box
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        mode: str = "r",
-        seed: int = 0,
-        *,
-        blocked_hosts: str | Iterable[str] | BlockList = (),
-        **limits,
-    ) -> None:
+    def __init__(self, path, mode="r", seed=0, *, blocked_hosts=(), **limits) -> None:
         """Opens a cache; see `open`."""
         if mode not in ("r", "w"):
             raise ValueError(f"mode {mode!r}: no such mode; use 'r' to read or 'w' to record")
-        self.path, self.mode, self.seed = path, mode, operator.index(seed)
-        self.limits = CacheLimits(**limits)
-        self.blocked = BlockList.extended(blocked_hosts)
-        self._pending: list[tuple[Call, bool]] = []  # with whether it replaces what was recorded before
-        self._commit_every = 1
-        self._pid, self._lock = os.getpid(), threading.RLock()
+        self.seed, self.mode = operator.index(seed), mode
+        self.limits, self.blocked = CacheLimits(**limits), BlockList.extended(blocked_hosts)
         self._file = _file_in(path, mode)
-        self._connection: sqlite3.Connection | None = _connected(self._file, mode)
-        self._inode = os.stat(self._file).st_ino
-        self.path, self._closed = Path(path), False
+        self.path, self._inode, self._closed = Path(path), None, False
+        self._start()
+        self._connected()
 
     @classmethod
     def open(cls, path: str | os.PathLike, mode: str = "r", seed: int = 0, **settings) -> "SearchCache":
@@ -192,7 +178,13 @@ class SearchCache:
                     self._connection = None
 
     def record_image(
-        self, photo_id: str, bbox_2d: Sequence[float], results: Iterable[SearchResult], replace: bool = False, **origin
+        self,
+        photo_id: str,
+        bbox_2d: Sequence[float],
+        results: Iterable[SearchResult],
+        replace: bool = False,
+        backend: str = "",
+        time: float | None = None,
     ) -> None:
         """Records what an image search for a box of a photo returned; no results is an answer too.
 
@@ -201,8 +193,8 @@ class SearchCache:
             bbox_2d: [x1, y1, x2, y2] in 0..1000.
             results: What came back, labelled or not.
             replace: Whether to forget what was recorded for this box before.
-            **origin: `backend`, who answered (""), `time`, when, in seconds since 1970 UTC (now; 0 if unknown), and
-                `facts`, a tuple of JSON values to keep beside it; those of each recording are kept.
+            backend: Who answered.
+            time: When, in seconds since 1970 UTC; 0 if unknown. None is now.
 
         Raises:
             ValueError: If the id, the box or a result is malformed.
@@ -213,29 +205,27 @@ class SearchCache:
             raise ValueError(
                 f"box {bbox_2d!r}: has no area, so it could never be found again; give x1 < x2 and y1 < y2"
             )
-        self._record(Call(IMAGE, photo_id, box, tuple(results), **{"time": time.time()} | origin), replace)
+        self._record(IMAGE, photo_id, box, results, replace, backend, time)
 
     def record_text(
-        self, photo_id: str, query: str, results: Iterable[SearchResult], replace: bool = False, **origin
+        self,
+        photo_id: str,
+        query: str,
+        results: Iterable[SearchResult],
+        replace: bool = False,
+        backend: str = "",
+        time: float | None = None,
     ) -> None:
-        """Records what a text search returned; arguments and errors as in `record_image`.
-
-        Args:
-            photo_id: The photo the search was for.
-            query: The words searched for, at least one.
-            results: What came back, labelled or not.
-            replace: Whether to forget what was recorded for this query before.
-            **origin: `backend`, `time` and `facts`, as in `record_image`.
-        """
+        """Records what a text search for a query of at least one word returned; as `record_image`."""
         if not normalise_query(_checked_text("query", query)):
             raise ValueError(f"query {query!r:.80}: has no word, so it could never be found again; leave it out")
-        self._record(Call(TEXT, photo_id, _valid(query), tuple(results), **{"time": time.time()} | origin), replace)
+        self._record(TEXT, photo_id, _valid(query), results, replace, backend, time)
 
     def record_trajectory(self, trajectory: Trajectory) -> int:
         """Records the searches of a rollout, as `searches_of` reads them, and returns how many there were."""
         calls = list(searches_of(trajectory))
         for call in calls:
-            self._record(changed(call, time=time.time()))
+            self._record(call.tool, call.photo_id, call.arguments, call.results)
         return len(calls)
 
     @contextmanager
@@ -257,20 +247,16 @@ class SearchCache:
         with self._alone():
             if not self._pending:
                 return
-            connection = self._opened()
+            connection = self._connected()
+            if not self._file.exists() or self._file.stat().st_ino != self._inode:
+                raise CacheError(f"{self.path}: this cache was deleted or made anew; open it again")
             try:
-                if os.stat(self._file).st_ino != self._inode:
-                    raise FileNotFoundError("its file was replaced")
-                with connection:  # commits at its end, or takes back what an exception has interrupted
+                with connection:  # commits at its end; after an exception nothing of it is kept
                     connection.execute("BEGIN IMMEDIATE")
                     for call, replace in self._pending:
                         self._write(connection, call, replace)
-            except FileNotFoundError as error:
-                raise CacheError(f"{self.path}: this cache was deleted or made anew; open it again") from error
             except sqlite3.Error as error:
-                raise CacheError(
-                    f"{self.path}: can't be written ({error}); check permissions and free space"
-                ) from error
+                raise CacheError(f"{self.path}: can't be written ({error}); check rights and free space") from error
             self._pending.clear()
 
     def image(self, photo_id: str, bbox_2d: Sequence[float], call: int = 0, crop: object = None) -> SearchAnswer | None:
@@ -287,13 +273,14 @@ class SearchCache:
 
         Raises:
             ValueError: If the box isn't four finite numbers.
+            CacheError: If the cache can't be read.
         """
         box = _checked_box(bbox_2d)
 
-        def overlap(_: str, arguments: str) -> float:
+        def overlap(asked: str, arguments: str) -> float:
             return box_iou(orjson.loads(arguments), box)
 
-        return self._lookup(IMAGE, photo_id, argument_text(IMAGE, box), call, overlap, self.limits.min_iou)
+        return self._answer(IMAGE, photo_id, box, call, overlap, self.limits.min_iou)
 
     def text(self, photo_id: str, query: str, call: int = 0) -> SearchAnswer | None:
         """Answers a text search from the recorded query that shares most words.
@@ -306,18 +293,17 @@ class SearchCache:
         Returns:
             The answer, its `match` being the Jaccard similarity, or `None` when no query comes up to `min_similarity`.
         """
-        asked = argument_text(TEXT, _checked_text("query", query))
-        words = frozenset(asked.split())
+        words = query_words(_checked_text("query", query))
 
-        def similarity(recorded: str, _: str) -> float:
-            return jaccard(frozenset(recorded.split()), words)
+        def similarity(asked: str, arguments: str) -> float:
+            return jaccard(frozenset(asked.split()), words)
 
-        return self._lookup(TEXT, photo_id, asked, call, similarity, self.limits.min_similarity)
+        return self._answer(TEXT, photo_id, query, call, similarity, self.limits.min_similarity)
 
     def evidence(self, photo_id: str) -> list[str]:
         """Addresses of all recorded results of text searches for a photo that are labelled useful, sorted."""
-        rows = self._rows(f"{_RECORDS} WHERE photo_id = ? AND tool = ?", _stored_id(photo_id), TEXT)
-        results = (result for row in rows for result in filter_results(self._call(row).results, self.blocked))
+        rows = self._rows(_OF_PHOTO, _stored_id(photo_id), TEXT)
+        results = [result for row in rows for result in filter_results(self._results(row), self.blocked)]
         return sorted({result.url for result in results if result.useful and result.url})
 
     def photo_ids(self) -> list[str]:
@@ -340,32 +326,29 @@ class SearchCache:
 
     def calls(self) -> Iterator[Call]:
         """All records, as they were recorded: image searches, then text searches, by photo and arguments."""
-        for tool in (IMAGE, TEXT):
-            for key in self.keys(tool):
-                yield self.call_at(tool, key)
+        for key in self._rows("SELECT photo_id, tool, asked FROM searches ORDER BY tool, photo_id, asked"):
+            yield self._call(*self._rows(_RECORD, *key))
 
-    def keys(self, tool: str) -> list[tuple[str, str]]:
-        """`Call.key` of each record of a tool, sorted."""
-        return sorted(self._rows("SELECT photo_id, asked FROM searches WHERE tool = ?", tool))
-
-    def call_at(self, tool: str, key: tuple[str, str]) -> Call:
-        """The record that `Call.key` names."""
-        photo_id, asked = key
-        return self._call(*self._rows(_ONE_RECORD, _stored_id(photo_id), tool, asked))
+    def _start(self) -> None:
+        """What a process has of its own: a connection, once it needs one, and what it has not committed yet."""
+        self._pid, self._lock = os.getpid(), threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._pending: list[tuple[Call, bool]] = []  # with whether it replaces what was recorded before
+        self._commit_every = 1
 
     def _alone(self) -> threading.RLock:
-        """Keeps other threads out. After a fork the connection, and what is pending, are the parent's business."""
+        """Keeps other threads out. In a forked process connection and pending records are the parent's business."""
         if self._pid != os.getpid():
-            _inherited.append(self._connection)
-            self._pid, self._lock, self._connection = os.getpid(), threading.RLock(), None
-            self._pending, self._commit_every = [], 1
+            self._of_parent = self._connection  # kept: closing it here would meddle with the parent's locks
+            self._start()
         return self._lock
 
-    def _opened(self) -> sqlite3.Connection:
+    def _connected(self) -> sqlite3.Connection:
         if self._closed:
             raise CacheError(f"{self.path}: this cache is closed; open it again")
         if self._connection is None:
-            self._connection = _connected(self._file, self.mode)
+            self._connection = _connection(self._file, self.mode)
+            self._inode = self._file.stat().st_ino
         return self._connection
 
     def _rows(self, query: str, *values: object) -> list[tuple]:
@@ -373,75 +356,68 @@ class SearchCache:
             if self._pending:
                 self.commit()
             try:
-                return self._opened().execute(query, values).fetchall()
+                return self._connected().execute(query, values).fetchall()
             except sqlite3.Error as error:
                 raise CacheError(f"{self.path}: can't be read ({error}); restore it from a copy") from error
 
-    def _record(self, call: Call, replace: bool = False) -> None:
+    def _record(
+        self, tool: str, photo_id: str, arguments, results: Iterable, replace=False, backend="", time=None
+    ) -> None:
         if self.mode != "w":
             raise CacheError(f"{self.path}: opened for reading; open it with mode='w' to record")
-        if not _checked_text("photo id", call.photo_id):
+        if not _checked_text("photo id", photo_id):
             raise ValueError("photo id '': is empty; give every photo a name")
-        results = filter_results([_checked_result(result) for result in call.results], self.blocked)
+        results = _merged(filter_results([_checked_result(result) for result in results], self.blocked))
+        call = Call(tool, photo_id, arguments, results, backend, clock.time() if time is None else float(time))
         with self._alone():
-            self._opened()
-            self._pending.append((changed(call, results=_merged((), results)), replace))
+            self._connected()
+            self._pending.append((call, replace))
             if len(self._pending) >= self._commit_every:
                 self.commit()
 
     def _write(self, connection: sqlite3.Connection, call: Call, replace: bool) -> None:
-        key = _stored_id(call.photo_id), call.tool, call.key[1]
-        row = None if replace else connection.execute(_ONE_RECORD, key).fetchone()
-        arguments, results, facts = call.arguments, call.results, list(call.facts)
-        if row is not None:
-            before = self._call(row)
-            arguments, results = before.arguments, _merged(before.results, results)
-            facts = [*before.facts, *(fact for fact in facts if fact not in before.facts)]
-        head = *key, _json(arguments), call.backend, float(call.time), _json(facts)
-        body = _json([vars(result) for result in results])
-        values = *head, _checksum(head, body.encode()), body
-        connection.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        key = _stored_id(call.photo_id), *call.key[1:]
+        row = None if replace else connection.execute(_RECORD, key).fetchone()
+        results = _merged((*self._results(row), *call.results)) if row else call.results
+        arguments = row[3] if row else json.dumps(call.arguments, ensure_ascii=False)
+        fields = *key, arguments, call.backend, call.time
+        body = json.dumps([vars(result) for result in results], ensure_ascii=False)
+        row = *fields, _checksum(fields, body.encode()), body
+        connection.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def _call(self, row: tuple) -> Call:
-        """A row as a call; one that is not what was written is an error."""
-        *head, checksum, body = row
-        try:
-            if checksum != _checksum(head, body):
-                raise ValueError("its checksum is another")
-            results = tuple([_result(fields) for fields in orjson.loads(body)])
-            photo_id, tool, _, arguments, backend, recorded_s, facts = head
-            facts = () if facts == "[]" else tuple(orjson.loads(facts))
-            return Call(tool, photo_id, orjson.loads(arguments), results, backend, recorded_s, facts)
-        except (ValueError, TypeError, UnicodeError) as error:
-            raise CacheError(f"{self.path}: a record is damaged ({error}); restore the cache from a copy") from error
+        results = self._results(row)
+        photo_id, tool, _, arguments, backend, time, *_ = row
+        return Call(tool, photo_id, json.loads(arguments), results, backend, time)
 
-    def _lookup(
-        self, tool: str, photo_id: str, asked: str, call: int, score: Callable[[str, str], float], least: float
-    ) -> SearchAnswer | None:
-        best, best_row = (least, False, b""), None
-        for row in self._rows(f"{_RECORDS} WHERE photo_id = ? AND tool = ?", _stored_id(photo_id), tool):
-            match = score(row[2], row[3])
-            if match >= best[0]:
-                rank = match, row[2] == asked, key_of(row[2])
-                if rank >= best:
-                    best, best_row = rank, row
+    def _results(self, row: tuple) -> tuple[SearchResult, ...]:
+        """The results of a row; one that is not as it was written is an error."""
+        if not isinstance(row[7], bytes) or _checksum(row[:6], row[7]) != row[6]:
+            raise self._damaged(row)
+        return tuple([_result(fields) for fields in orjson.loads(row[7])])
+
+    def _damaged(self, row: tuple) -> CacheError:
+        return CacheError(f"{self.path}: a record of photo {row[0]!r:.80} is damaged; restore the cache from a copy")
+
+    def _answer(self, tool: str, photo_id: str, arguments, call: int, score: Callable, least: float):
+        asked = _plainest(tool, arguments)
+        best, best_row = (least, False), None
+        for row in self._rows(_OF_PHOTO, _stored_id(photo_id), tool):
+            try:
+                rank = score(row[2], row[3]), row[2] == asked
+            except (ValueError, TypeError, AttributeError) as error:
+                raise self._damaged(row) from error
+            if rank > best or (rank >= best and (best_row is None or _digest(row[2]) > _digest(best_row[2]))):
+                best, best_row = rank, row
         if best_row is None:
             return None
-        record = self._call(best_row)
-        age_s = time.time() - record.time
-        if self.limits.max_age_days is not None and age_s > self.limits.max_age_days * _DAY_S:
+        if self.limits.max_age_days is not None and clock.time() - best_row[5] > self.limits.max_age_days * _DAY_S:
             return None
-        pool = sorted(filter_results(record.results, self.blocked), key=_IN_ORDER)
-        key = f"{self.seed}\n{tool}\n{key_of(photo_id).hex()}\n{asked}"
-        shown = _draw(pool, self.limits.shown, self.limits.max_useful, key, call)
+        pool = filter_results(self._results(best_row), self.blocked)
+        key = f"{self.seed}\n{tool}\n{_digest(photo_id).hex()}\n{asked}"
+        shown = _draw(sorted(pool, key=_TEXTS), self.limits.shown, self.limits.max_useful, key, call)
         useful = frozenset([position for position, result in enumerate(shown, 1) if result.useful])
         return SearchAnswer(tuple(shown), useful, best[0], None not in [result.useful for result in pool])
-
-
-_RECORDS = (
-    "SELECT photo_id, tool, asked, arguments, backend, time, facts, checksum, CAST(results AS BLOB) FROM searches"
-)
-_ONE_RECORD = f"{_RECORDS} WHERE photo_id = ? AND tool = ? AND asked = ?"
 
 
 def _file_in(path: str | os.PathLike, mode: str) -> Path:
@@ -452,114 +428,89 @@ def _file_in(path: str | os.PathLike, mode: str) -> Path:
     """
     try:
         folder = Path(os.path.realpath(path))
+        file = folder / FILE_NAME
         if mode == "w":
             folder.mkdir(parents=True, exist_ok=True)
         elif not folder.exists():
             raise CacheError(f"{path}: no such cache; check the path, or record one with mode='w'")
         if not folder.is_dir():
             raise CacheError(f"{path}: a file, a cache is a folder; check the path")
-        file = folder / FILE_NAME
-        if not file.is_file():
-            if (folder / "data.mdb").exists():
-                raise CacheError(
-                    f"{path}: a cache of an older version (data.mdb), which this program can't read; delete the folder "
-                    "and record its searches again"
-                )
-            if mode == "r":
-                raise CacheError(f"{path}: a folder without a cache in it; check the path, or record with mode='w'")
-        return file
-    except FileExistsError as error:
-        raise CacheError(f"{path}: a file, a cache is a folder; give another path") from error
+        if not file.exists() and (folder / "data.mdb").exists():
+            raise CacheError(
+                f"{path}: a cache of an older version (data.mdb), which this program can't read; delete the folder and "
+                "record its searches again"
+            )
+        if not file.exists() and mode == "r":
+            raise CacheError(f"{path}: a folder without a cache in it; check the path, or record one with mode='w'")
     except (OSError, ValueError, TypeError) as error:
         raise CacheError(f"{path!r}: can't be opened ({error}); check the path and its permissions") from error
+    return file
 
 
-def _connected(file: Path, mode: str) -> sqlite3.Connection:
-    """A connection to a cache's file, made if need be.
+def _connection(file: Path, mode: str) -> sqlite3.Connection:
+    """A connection to the file of a cache, made if need be.
 
     Raises:
-        CacheError: It can't be opened, or is not ours.
+        CacheError: It can't be opened, or is none of ours.
     """
-    connection = None
+    uri = f"file:{quote(os.fsencode(file))}?mode="
+    settings = dict(timeout=_BUSY_S, isolation_level=None, check_same_thread=False, uri=True)
     try:
-        connection = _open_sqlite(file, "rwc" if mode == "w" else "rw")
-        if mode == "w":
-            _make(connection)
-        else:
-            try:
-                _numbers(connection)
-            except sqlite3.OperationalError:
-                # A folder that can't be written has no place for SQLite's locks. Nobody can write it either, unless
-                # from elsewhere, which they should not do meanwhile; what they left unfinished would be overlooked.
-                if os.access(file.parent, os.W_OK) or Path(f"{file}-wal").exists():
-                    raise
-                connection = _open_sqlite(file, "ro&immutable=1")
-            connection.execute("PRAGMA query_only = 1")
-        application, version = _numbers(connection)
+        try:
+            connection = sqlite3.connect(uri + ("rwc" if mode == "w" else "rw"), **settings)
+            application, version = _identified(connection, mode)
+        except sqlite3.OperationalError:
+            # In a folder that can't be written there is no place for SQLite's locks. Nobody records into it either,
+            # unless from elsewhere, which they should not do meanwhile; an unfinished -wal would be overlooked.
+            if mode == "w" or os.access(file.parent, os.W_OK) or Path(f"{file}-wal").exists():
+                raise
+            connection = sqlite3.connect(f"{uri}ro&immutable=1", **settings)
+            application, version = _identified(connection, mode)
     except sqlite3.Error as error:
-        if connection is not None:
-            connection.close()
         doing = "writing" if mode == "w" else "reading"
         raise CacheError(f"{file.parent}: can't be opened for {doing} ({error}); check that it is a cache") from error
     if application != _APPLICATION:
-        connection.close()
-        raise CacheError(f"{file.parent}: {file.name} is no search cache; check the path")
+        raise CacheError(f"{file}: no search cache; check the path")
     if version != FORMAT:
-        connection.close()
-        age, remedy = ("newer", "update the program") if version > FORMAT else ("older", "record it again")
-        raise CacheError(
-            f"{file.parent}: a search cache of format {version}, {age} than {FORMAT}, this program's; {remedy}"
-        )
+        remedy = "update the program" if version > FORMAT else "delete the folder and record its searches again"
+        raise CacheError(f"{file.parent}: format version {version}, and this program reads version {FORMAT}; {remedy}")
     return connection
 
 
-def _open_sqlite(file: Path, mode: str) -> sqlite3.Connection:
-    uri = f"file:{quote(os.fsencode(file))}?mode={mode}"
-    connection = sqlite3.connect(uri, _BUSY_S, isolation_level=None, check_same_thread=False, uri=True)
-    connection.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
-    return connection
+def _identified(connection: sqlite3.Connection, mode: str) -> tuple[int, int]:
+    """What a file says of itself, application and format; an empty one, opened for writing, is made a cache."""
+    execute = connection.execute
+    execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
+    if mode == "w":
+        if not execute("PRAGMA page_count").fetchone()[0]:
+            execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+            execute("PRAGMA journal_mode = WAL")  # is kept in the file
+        execute("BEGIN IMMEDIATE")  # also tells whether the file can be written
+        if not execute("SELECT 1 FROM sqlite_master").fetchone():
+            for statement in (_TABLE, f"PRAGMA application_id = {_APPLICATION}", f"PRAGMA user_version = {FORMAT}"):
+                execute(statement)
+        execute("COMMIT")
+    return execute("PRAGMA application_id").fetchone()[0], execute("PRAGMA user_version").fetchone()[0]
 
 
-def _make(connection: sqlite3.Connection) -> None:
-    """Makes the table where there is none, and sees that the file can be written."""
-    connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-    if not connection.execute("PRAGMA page_count").fetchone()[0]:
-        connection.execute("PRAGMA journal_mode = WAL")  # kept in the file
-    connection.execute("BEGIN IMMEDIATE")
-    if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-        for statement in _SCHEMA.split(";\n"):
-            connection.execute(statement)
-    connection.execute("COMMIT")
-
-
-def _numbers(connection: sqlite3.Connection) -> list[int]:
-    """What the file says of itself: application and format."""
-    return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-
-
-def key_of(text: str) -> bytes:
-    """16 bytes for a text of any length and content."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
-
-
-def argument_text(tool: str, arguments: list[float] | str) -> str:
+def _plainest(tool: str, arguments: Sequence[float] | str) -> str:
     """Arguments in the form that makes two calls the same call."""
     return "{:.2f},{:.2f},{:.2f},{:.2f}".format(*arguments) if tool == IMAGE else normalise_query(arguments)
 
 
 def _checked_text(what: str, value: object) -> str:
-    """The value, if it is text; `ValueError` if it isn't."""
     if not isinstance(value, str):
         raise ValueError(f"{what} {value!r:.80}: not a text; give a str")
     return value
 
 
 def _valid(text: str) -> str:
+    """The text without halves of surrogate pairs, which no file can hold."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _stored_id(photo_id: str) -> str:
-    """A photo's id as it is kept: an odd file name's half characters escaped, so that two ids stay two."""
+    """A photo's id as it is kept: the bytes of an odd file name are escaped, so that two ids stay two."""
     return _checked_text("photo id", photo_id).encode("utf-8", "backslashreplace").decode()
 
 
@@ -570,13 +521,13 @@ def _checked_box(bbox_2d: Sequence[float]) -> list[float]:
         ValueError: If they aren't.
     """
     try:
-        x1, y1, x2, y2 = given = list(bbox_2d)
+        x1, y1, x2, y2 = edges = list(bbox_2d)
         finite = math.isfinite(x1) and math.isfinite(y1) and math.isfinite(x2) and math.isfinite(y2)
     except (TypeError, ValueError, OverflowError):
         finite = False
     if not finite:
         raise ValueError(f"box {bbox_2d!r:.80}: not four finite numbers; give [x1, y1, x2, y2] in 0..1000")
-    return [1000.0 if value > 1000 else float(value) if value > 0 else 0.0 for value in given]
+    return [1000.0 if edge > 1000 else float(edge) if edge > 0 else 0.0 for edge in edges]
 
 
 def _checked_result(result: SearchResult) -> SearchResult:
@@ -585,11 +536,11 @@ def _checked_result(result: SearchResult) -> SearchResult:
     Raises:
         ValueError: If it is no search result.
     """
-    if not isinstance(result, SearchResult) or not all(isinstance(text, str) for text in _IN_ORDER(result)):
+    if not isinstance(result, SearchResult) or not all(isinstance(text, str) for text in _TEXTS(result)):
         raise ValueError(
             f"result {result!r:.200}: not a SearchResult of texts; convert it, with '' for what is missing"
         )
-    return SearchResult(*map(_valid, _IN_ORDER(result)), None if result.useful is None else bool(result.useful))
+    return SearchResult(*map(_valid, _TEXTS(result)), None if result.useful is None else bool(result.useful))
 
 
 def _result(fields: dict) -> SearchResult:
@@ -599,31 +550,31 @@ def _result(fields: dict) -> SearchResult:
     return result
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _checksum(head: Sequence[object], body: bytes) -> int:
-    return zlib.crc32(body, zlib.crc32("\n".join(map(str, head)).encode()))
-
-
-def _merged(old: Iterable[SearchResult], new: Iterable[SearchResult]) -> tuple[SearchResult, ...]:
-    """Both, each result once, in the order first seen; useful beats not useful, which beats unknown."""
-    results: dict[tuple, SearchResult] = {}
-    for result in (*old, *new):
-        before = results.setdefault(_IN_ORDER(result), result)
+def _merged(results: Iterable[SearchResult]) -> tuple[SearchResult, ...]:
+    """Each result once, in the order first met; useful beats not useful, which beats unknown."""
+    kept: dict[tuple, SearchResult] = {}
+    for result in results:
+        before = kept.setdefault(_TEXTS(result), result)
         if result.useful or before.useful is None:
-            results[_IN_ORDER(result)] = result
-    return tuple(results.values())
+            kept[_TEXTS(result)] = result
+    return tuple(kept.values())
+
+
+def _checksum(fields: Sequence[object], body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32("\n".join(map(str, fields)).encode()))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 def _draw(pool: Sequence[SearchResult], shown: int, max_useful: int, key: str, call: int) -> list[SearchResult]:
-    """Samples and shuffles results, given in order of their texts, as a function of its arguments alone.
+    """Samples and shuffles results, given in the order of their texts, as a function of its arguments alone.
 
     Two results or more come in another order or sample in call n + 1 than in call n: the one shown first moves on.
     """
     call, places = operator.index(call), range(len(pool))
-    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass"))
+    digest = hashlib.sha256(key.encode())
     turn = int.from_bytes(digest.digest(), "big") + call
     digest.update(f"\n{call}".encode())
     random_number = random.Random(int.from_bytes(digest.digest(), "big")).random

@@ -143,14 +143,14 @@ def _query_char(char: str) -> str:
 _ASCII_QUERY = {code: _query_char(chr(code).lower()) for code in range(128)}
 
 
-def query_tokens(text: str) -> frozenset[str]:
+def query_words(text: str) -> frozenset[str]:
     """The distinct words of a query, normalised."""
     return frozenset(normalise_query(text).split())
 
 
 def query_similarity(a: str, b: str) -> float:
     """Jaccard similarity of two queries' words, 0..1; 0 when either has no word."""
-    return jaccard(query_tokens(a), query_tokens(b))
+    return jaccard(query_words(a), query_words(b))
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
