@@ -20,6 +20,14 @@ def world():
     return World(seed=0, places=200)
 
 
+@pytest.fixture(scope="session")
+def small_world():
+    """A world that is quickly made, of another seed."""
+    from reverse_lib.world import World
+
+    return World(seed=5, places=48)
+
+
 @pytest.fixture
 def make_trajectory():
     """A function: one text search, one judgement, one answer (or, with answer=None, a turn that says nothing)."""
