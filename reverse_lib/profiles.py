@@ -74,7 +74,7 @@ class ModelConfig:
 
     @property
     def loading(self) -> dict[str, Any]:
-        """The arguments of `policy.load_model` besides the checkpoint."""
+        """The arguments of `models.load_model` besides the checkpoint."""
         return {"device": self.device, "lora_rank": self.lora_rank, "train_vision": self.train_vision}
 
 
@@ -186,6 +186,17 @@ class EvaluationConfig:
     bootstrap: int = 2000  # resamples behind each interval
     samples: int = 4  # answers a photo from which its uncertainty is told
     uncertain_photos: int = 40  # of val, to calibrate, and as many of test-new, to check
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What counts as right, as sure and as enough; the same at every scale."""
+
+    near_km: float = 25.0  # an answer no farther off is right
+    region_iou: float = 0.2  # a box that overlaps an annotated region this much has looked at it
+    fewest_photos: int = 10  # fewer make a bootstrap interval too narrow to be believed
+    floor_km: float = 25.0  # added to every spread: answers that agree to the metre are not that sure
+    levels: tuple[float, ...] = (0.5, 0.9)  # shares of truths that a radius is to hold
 
 
 @dataclass(frozen=True)

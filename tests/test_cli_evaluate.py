@@ -16,8 +16,8 @@ from reverse_lib.__main__ import main
 from reverse_lib.environment import FULL, TINY
 from reverse_lib.evaluation import METRICS
 from reverse_lib.geo import Answer
-from reverse_lib.models import policy
-from reverse_lib.photos import listing as benchmarks
+from reverse_lib.models import checkpoint
+from reverse_lib.photos.listing import LAYOUTS
 from reverse_lib.search import GoogleVision, SearchCache, Serper, Tavily
 from reverse_lib.search.live import choice
 from reverse_lib.show.coarse import LEVELS, coarse, without_details
@@ -35,7 +35,7 @@ def cli(monkeypatch, tmp_path):
 
     for name in (*KEYS, "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(policy, "load_agent", load_agent)
+    monkeypatch.setattr(checkpoint, "load_agent", load_agent)
     monkeypatch.setattr("reverse_lib.world.World", TinyWorld)
     monkeypatch.setattr(TinyWorld, "down", False)
 
@@ -75,7 +75,7 @@ def services(monkeypatch):
 
 def test_the_options_name_every_benchmark():
     (option,) = [one for one in main.commands["evaluate"].params if one.name == "benchmark"]
-    assert isinstance(option.type, click.Choice) and tuple(option.type.choices) == benchmarks.NAMES
+    assert isinstance(option.type, click.Choice) and tuple(option.type.choices) == ("world", *LAYOUTS)
 
 
 @pytest.mark.parametrize(

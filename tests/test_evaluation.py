@@ -12,11 +12,11 @@ from PIL import Image
 from scipy import stats
 
 from reverse_lib.environment import TINY
-from reverse_lib.evaluation import METRICS, evaluate, narrate, summarize, to_frame, to_json
-from reverse_lib.evaluation import evaluate as evaluation
+from reverse_lib.evaluation import METRICS, compare, evaluate, summarize, to_frame, to_json
 from reverse_lib.evaluation.metrics import same_country
 from reverse_lib.photos import Photo
 from reverse_lib.search import SearchAnswer, SearchResult, ServiceError
+from reverse_lib.show.story import narrate
 
 SYDNEY = (-33.8688, 151.2093)
 
@@ -258,14 +258,14 @@ def test_the_largest_benchmark_is_summarized_in_seconds():
     import time
 
     start = time.process_time()
-    evaluation.summarize(table(np.random.default_rng(0).lognormal(4, 2, 4536)))
+    summarize(table(np.random.default_rng(0).lognormal(4, 2, 4536)))
     assert time.process_time() - start < 20
 
 
 def test_a_comparison_is_paired_by_photo_whatever_the_order():
     before = table([10, 100, 1000, np.nan], reward=[0.9, 0.5, 0.2, 0.0])
     after = table([10, 20, 1000, 10], reward=[0.9, 0.7, 0.2, 0.8])[::-1]
-    found = evaluation.compare(before, after)
+    found = compare(before, after)
     assert found.loc["reward", "value"] == pytest.approx((0 + 0.2 + 0 + 0.8) / 4)
     assert found.loc["within_25km", "value"] == 0.5 and found.loc["calls_text", "value"] == 0
     assert found.loc["parsed", "value"] == 0.25 and not found.loc["calls_text", "shown"]
@@ -275,7 +275,7 @@ def test_the_interval_of_a_comparison_is_scipys_paired_bootstrap():
     rng = np.random.default_rng(0)
     before = table(np.full(200, 10.0), reward=rng.random(200))
     after = table(np.full(200, 10.0), reward=before["reward"] + rng.normal(0.03, 0.1, 200))
-    found = evaluation.compare(before, after, ["reward"], samples=20_000).loc["reward"]
+    found = compare(before, after, ["reward"], samples=20_000).loc["reward"]
     difference = (after["reward"] - before["reward"]).to_numpy()
     other = stats.bootstrap((difference,), np.mean, n_resamples=20_000, method="percentile", rng=1).confidence_interval
     assert (found["low"], found["high"]) == pytest.approx((other.low, other.high), abs=0.001)
@@ -286,17 +286,17 @@ def test_seeds_are_averaged_photo_by_photo_before_photos_are_drawn():
     noisy = np.random.default_rng(1).normal(0, 1, 100)
     before = [table(np.full(100, 10.0), reward=np.zeros(100))] * 2
     after = [table(np.full(100, 10.0), reward=0.1 + sign * noisy) for sign in (1, -1)]
-    found = evaluation.compare(before, after, ["reward"]).loc["reward"]
+    found = compare(before, after, ["reward"]).loc["reward"]
     assert found["low"] == pytest.approx(0.1) and found["high"] == pytest.approx(0.1) and found["n"] == 100
 
 
 def test_a_metric_that_a_photo_lacks_in_either_run_is_left_out_of_its_comparison():
     before = table([1, 1, 1], evidence_mcc=[0.5, np.nan, 0.1])
     after = table([1, 1, 1], evidence_mcc=[0.7, 0.9, np.nan])
-    found = evaluation.compare(before, after, ["evidence_mcc"]).loc["evidence_mcc"]
+    found = compare(before, after, ["evidence_mcc"]).loc["evidence_mcc"]
     assert found["value"] == pytest.approx(0.2) and found["n"] == 1
 
 
 def test_tables_of_other_photos_are_not_compared():
     with pytest.raises(ValueError, match="not of the same photos"):
-        evaluation.compare(table([1, 2]), table([1, 2, 3]))
+        compare(table([1, 2]), table([1, 2, 3]))

@@ -138,7 +138,7 @@ def test_a_photo_without_truth_has_no_failure(make_trajectory):
 
 def test_counts_are_complete_and_intervals_are_wilsons(wrong):
     frame = to_frame([wrong(photo_id=f"p{i}", trusts=trusts) for i, trusts in enumerate(["[2]", "[2]", "[1]", "[]"])])
-    table = failures.count({"before": frame, "after": frame[:2]})
+    table = failures.count_causes({"before": frame, "after": frame[:2]})
     assert table.loc["before"].index.tolist() == list(CAUSES) and len(table) == 2 * len(CAUSES)
     assert table.loc["before", "count"].sum() == 4 and table.loc["after", "count"].sum() == 2
     row = table.loc[("before", "wrong answer")]
@@ -149,23 +149,6 @@ def test_counts_are_complete_and_intervals_are_wilsons(wrong):
     )
     assert (row["count"], row["value"], row["n"]) == (2, 0.5, 4)
     assert (row["low"], row["high"]) == pytest.approx((middle - half, middle + half), abs=1e-6)
-
-
-def test_stages_are_compared_photo_by_photo_and_say_which_cause_became_rarer(wrong):
-    before = to_frame([wrong(photo_id=f"p{i:02}", trusts="[1]" if i < 20 else "[2]") for i in range(40)])
-    right = "France, Paris, 48.85, 2.35"
-    after = [
-        wrong(photo_id=f"p{i:02}", answer=right if i < 12 else MADRID, trusts="[1]" if i < 20 else "[2]")
-        for i in range(40)
-    ]
-    found = failures.compare_causes(before, to_frame(after)[::-1])
-    row = found.loc["distractor trusted"]
-    assert (row["value"], row["gained"], row["lost"]) == (-12 / 40, 0, 12)
-    assert row["p_mcnemar"] == pytest.approx(2 * 0.5**12) and row["verdict"] == "lower"
-    assert found.loc["none", "value"] == 0.3 and found.loc["none", "verdict"] == "higher"
-    assert found.loc["wrong answer", "verdict"] == "no difference shown at this size"
-    with pytest.raises(ValueError, match="not of the same photos"):
-        failures.compare_causes(before, before[:3])
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +182,7 @@ def test_hundreds_of_the_teachers_trajectories_each_have_exactly_one_cause(world
     photos = world.photos("val", 200)
     frame = to_frame(rollout(ScriptedTeacher(world), photos, world.live))
     found = failures.causes(frame)
-    table = failures.count({"teacher": frame})
+    table = failures.count_causes({"teacher": frame})
     assert found.isin(list(CAUSES)).all() and table["count"].sum() == 200
     assert ((found == "none") == (frame["km"] <= 25)).all()
     bare = np.array([not photo.regions for photo in photos])

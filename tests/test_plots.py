@@ -143,7 +143,7 @@ def test_the_figure_of_causes_has_a_point_a_cause_and_stage_and_leaves_out_succe
     wrong, right = make_trajectory("a", answer="Spain, Madrid, 40.42, -3.70"), make_trajectory("b")
     silent = make_trajectory("c", answer=None)
     frames = {"before": to_frame([wrong, silent]), "after": to_frame([right, wrong])}
-    figure = report_plots.failure_causes(failures.count(frames))
+    figure = report_plots.failure_causes(failures.count_causes(frames))
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "evidence right, answer wrong",
@@ -152,7 +152,7 @@ def test_the_figure_of_causes_has_a_point_a_cause_and_stage_and_leaves_out_succe
     before, after = (line for line in axes.lines if line.get_marker() in "os" and len(line.get_xdata()) == 2)
     assert before.get_xdata().tolist() == [0.5, 0.5] and after.get_xdata().tolist() == [0.5, 0]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before (n = 2)", "after (n = 2)"]
-    assert report_plots.failure_causes(failures.count({"all right": to_frame([right])})).axes
+    assert report_plots.failure_causes(failures.count_causes({"all right": to_frame([right])})).axes
 
 
 def test_training_curves_draw_each_key_once_and_say_where_nothing_was_logged():

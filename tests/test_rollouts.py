@@ -20,11 +20,12 @@ from reverse_lib.environment import (
     with_photo,
 )
 from reverse_lib.environment.interface import INTERFACES
-from reverse_lib.evaluation import narrate, to_frame
+from reverse_lib.evaluation import to_frame
 from reverse_lib.geo import as_box
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import Budgets
 from reverse_lib.reward import score
+from reverse_lib.show.story import narrate
 from reverse_lib.trajectory import TOOLS, Trajectory, load_trajectories, save_trajectories
 
 

@@ -8,13 +8,14 @@ many photos would decide it if the difference were as large as it looks.
     print(markdown(table))
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from reverse_lib.evaluation.metrics import METRICS, compare
-from reverse_lib.profiles import FULL, START, VARIANTS
+from reverse_lib.profiles import FULL, START, VARIANTS, EvaluationConfig
 
 DIRECT, LIVE, CACHED = "direct SFT", "live search", "cached search"
 ASKED_ONCE = (DIRECT, LIVE, CACHED)  # no variants of training; notebook 06 lets these answer
@@ -64,7 +65,9 @@ CLAIMS = (
 """Facts of the paper's tables and of its limits section (arXiv 2605.26861), and what it leaves open."""
 
 
-def replicate(runs: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, samples: int = 2000) -> pd.DataFrame:
+def replicate(
+    runs: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, samples: int = EvaluationConfig.bootstrap
+) -> pd.DataFrame:
     """Judge each claim by the runs.
 
     Args:
@@ -78,75 +81,31 @@ def replicate(runs: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, samples: int
         seeds (of RL), verdict (HOLDS, FAILS or UNDECIDED), needed (photos that would decide an undecided row if its
         difference stayed what it is; NaN for the others, and where there is no difference at all).
     """
-    by_variant = {name: dict(iter(rows.groupby("seed"))) for name, rows in runs.groupby("variant", sort=False)}
-    table = []
+    rows = []
     for claim in claims:
-        before, after = by_variant.get(claim.before, {}), by_variant.get(claim.after, {})
-        seeds = [seed for seed in before if seed in after]
-        if seeds:
-            pair = ([one[seed] for seed in seeds] for one in (before, after))
-            row = compare(*pair, [claim.metric], samples=samples).loc[claim.metric]
-            found = {key: row[key] for key in ("value", "low", "high", "n")}
-            verdict = (HOLDS if (row["value"] > 0) == claim.rises else FAILS) if row["shown"] else UNDECIDED
-            needed = _needed(**found) if verdict == UNDECIDED else float("nan")
-            trained = any(name in VARIANTS and VARIANTS[name].trained for name in (claim.before, claim.after))
-            counted = len(seeds) if trained else 1  # a checkpoint that was only asked stands there for every seed
-            table.append(vars(claim) | found | {"seeds": counted, "verdict": verdict, "needed": needed})
-    return pd.DataFrame(table)
-
-
-def _needed(value: float, low: float, high: float, n: int) -> float:
-    """Photos at which an interval of this value would leave out 0: its width shrinks with the root of their number.
-
-    At least a quarter more than there are: where only McNemar's test objects, the interval is as good as at 0.
-    """
-    reach = value - low if value > 0 else high - value
-    return float("nan") if value == 0 else n * max((reach / value) ** 2, 1.25)
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """The table of `replicate` as a Markdown table: a claim a row, shares in points."""
-    lines = [
-        "| claim | source | difference (95 % interval) | photos × seeds | verdict |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for row in table.to_dict("records"):
-        points = row["metric"].startswith("within_")
-        value, low, high = (
-            _signed(row[key] * (100 if points else 1), 1 if points else 3) for key in ("value", "low", "high")
-        )
-        verdict = row["verdict"]
-        if verdict == UNDECIDED and row["needed"] == row["needed"]:
-            verdict += f"; about {_rounded(row['needed']):,} photos would decide"
-        unit = " points" if points else ""
-        cells = (
-            row["says"],
-            row["source"],
-            f"{value}{unit} ({low} to {high})",
-            f"{row['n']} × {row['seeds']}",
-            verdict,
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _signed(number: float, digits: int) -> str:
-    return f"{number:+.{digits}f}".replace("-", "−")
-
-
-def _rounded(number: float) -> int:
-    """Two significant digits, upwards: more would be pretence."""
-    unit = 10 ** max(len(str(int(number))) - 2, 0)
-    return int(-(-number // unit) * unit)
+        compared = _compared(runs, claim.before, claim.after, [claim.metric], samples)
+        if compared is None:
+            continue
+        row = compared.loc[claim.metric].to_dict()
+        trained = any(name in VARIANTS and VARIANTS[name].trained for name in (claim.before, claim.after))
+        difference = {key: row[key] for key in ("value", "low", "high", "n")}
+        difference["seeds"] = row["seeds"] if trained else 1  # a checkpoint that was only asked stands there for each
+        verdict = (HOLDS if (row["value"] > 0) == claim.rises else FAILS) if row["shown"] else UNDECIDED
+        needed = _needed(row) if verdict == UNDECIDED else math.nan
+        rows.append(vars(claim) | difference | {"verdict": verdict, "needed": needed})
+    return pd.DataFrame(rows)
 
 
 def effects(
-    results: pd.DataFrame, baseline: str = FULL, metrics: Sequence[str] = METRICS, samples: int = 2000
+    runs: pd.DataFrame,
+    baseline: str = FULL,
+    metrics: Sequence[str] = METRICS,
+    samples: int = EvaluationConfig.bootstrap,
 ) -> pd.DataFrame:
     """Every variant against the baseline: what changing it from the baseline to the variant did.
 
     Args:
-        results: The table of `ablate`.
+        runs: The table of `ablations.ablate`.
         baseline: Name of a variant.
         metrics: Names out of `evaluation.METRICS`.
         samples: Bootstrap resamples.
@@ -159,13 +118,53 @@ def effects(
     Raises:
         KeyError: There is no such baseline.
     """
-    runs = {name: dict(iter(rows.groupby("seed"))) for name, rows in results.groupby("variant", sort=False)}
-    if baseline not in runs:
-        raise KeyError(f"effects: no runs of {baseline!r} among {', '.join(runs)}")
-    tables = {}
-    for name, by_seed in runs.items():
-        shared = [seed for seed in by_seed if seed in runs[baseline]]
-        if name != baseline and shared:
-            pair = ([one[seed] for seed in shared] for one in (runs[baseline], by_seed))
-            tables[name] = compare(*pair, metrics, samples=samples).assign(seeds=len(shared))
+    names = runs["variant"].unique().tolist()
+    if baseline not in names:
+        raise KeyError(f"effects: no runs of {baseline!r} among {', '.join(names)}")
+    tables = {name: _compared(runs, baseline, name, metrics, samples) for name in names if name != baseline}
+    tables = {name: table for name, table in tables.items() if table is not None}
     return pd.concat(tables, names=["variant"]) if tables else pd.DataFrame()
+
+
+def _compared(runs: pd.DataFrame, before: str, after: str, metrics: Sequence[str], samples: int) -> pd.DataFrame | None:
+    """The table of `compare` for two variants over the seeds they share, with their number; None if they share none."""
+    first, second = (dict(iter(runs[runs["variant"] == name].groupby("seed"))) for name in (before, after))
+    seeds = [seed for seed in first if seed in second]
+    if not seeds:
+        return None
+    pair = ([tables[seed] for seed in seeds] for tables in (first, second))
+    return compare(*pair, metrics, samples=samples).assign(seeds=len(seeds))
+
+
+def _needed(row: Mapping[str, float]) -> float:
+    """Photos at which an interval of this value would leave out 0: its width shrinks with the root of their number.
+
+    At least a quarter more than there are: where only McNemar's test objects, the interval is as good as at 0.
+    """
+    value = row["value"]
+    reach = value - row["low"] if value > 0 else row["high"] - value
+    return math.nan if value == 0 else row["n"] * max((reach / value) ** 2, 1.25)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table of `replicate` as a Markdown table: a claim a row, shares in points."""
+    lines = [
+        "| claim | source | difference (95 % interval) | photos × seeds | verdict |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in table.to_dict("records"):
+        factor, digits, unit = (100, 1, " points") if row["metric"].startswith("within_") else (1, 3, "")
+        numbers = (f"{row[key] * factor:+.{digits}f}" for key in ("value", "low", "high"))
+        value, low, high = (number.replace("-", "−") for number in numbers)
+        difference, size = f"{value}{unit} ({low} to {high})", f"{row['n']} × {row['seeds']}"
+        verdict = row["verdict"]
+        if verdict == UNDECIDED and not math.isnan(row["needed"]):
+            verdict += f"; about {_rounded(row['needed']):,} photos would decide"
+        lines.append(f"| {row['says']} | {row['source']} | {difference} | {size} | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rounded(number: float) -> int:
+    """Two significant digits, upwards: more would be pretence."""
+    unit = 10 ** max(len(str(int(number))) - 2, 0)
+    return math.ceil(number / unit) * unit

@@ -1,59 +1,43 @@
 """Running an agent over photos with known places, and a table of what it did: a row a photo.
 
 What differs from the paper's protocol (section 4, experiments): photos whose search service failed are left out and
-counted, never scored as zero; a run that was stopped goes on where it stopped; nothing is chosen on the photos it is
-judged on. The figures with their intervals are in `reverse_lib.metrics`; import them from here.
+counted, never scored as zero; nothing is chosen on the photos it is judged on; and a run that is given a folder goes on
+where it stopped. The folder holds
+
+    run.json              what this run is: photos, agent, tools, budgets, interface, search
+    trajectories.jsonl    finished trajectories, each on disk as soon as it ends; at last in the order of the photos
+    results.parquet       a row a photo: truth, answer, km, reward components, calls; when all are finished
 
     frame = evaluate(agent, world.photos("test-new", 200), world.live, agent.interface, folder="outputs/mine")
     summary = summarize(frame)              # index metric; value, low, high, n
 """
 
+import dataclasses
+import hashlib
+import json
 import os
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from reverse_lib.environment import TINY, UNREADABLE, Interface, rollout
-from reverse_lib.evaluation.metrics import (
-    HALF_CIRCUMFERENCE_KM,
-    METRICS,
-    compare,
-    per_photo,
-    same_country,
-    summarize,
-    to_json,
-)
-from reverse_lib.evaluation.run_folder import RunFolder, facts_of, kept_trajectories
+from reverse_lib.environment import TINY, UNREADABLE, Interface, Rollout, rollout
 from reverse_lib.geo import where_is
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import Budgets
 from reverse_lib.reward import score
 from reverse_lib.search import SearchBackend
-from reverse_lib.trajectory import TOOLS, Trajectory
-
-__all__ = [
-    "HALF_CIRCUMFERENCE_KM",
-    "METRICS",
-    "compare",
-    "evaluate",
-    "load_results",
-    "narrate",
-    "per_photo",
-    "same_country",
-    "service_failed",
-    "summarize",
-    "to_frame",
-    "to_json",
-]
+from reverse_lib.trajectory import TOOLS, Journal, Observation, Trajectory, save_trajectories
 
 _CALLS = dict(zip(("calls_zoom", "calls_image", "calls_text"), TOOLS, strict=True))
+RUN_FILE, TRAJECTORIES, RESULTS = "run.json", "trajectories.jsonl", "results.parquet"
+_SETTINGS = ("temperature", "max_tokens", "image_px")  # of an agent on a server: what changes its answers
+_WEIGHTS_READ = 64  # numbers of each matrix that go into the fingerprint; training changes them all
 
 
 def evaluate(
-    policy: Callable,
+    agent: Callable,
     photos: Sequence[Photo],
     search: SearchBackend,
     interface: Interface = TINY,
@@ -67,7 +51,7 @@ def evaluate(
     """Let an agent answer every photo, and score what it did.
 
     Args:
-        policy: An agent as `environment.rollout` takes it: conversations -> texts.
+        agent: As `environment.rollout` takes it.
         photos: Photos with known latitude and longitude.
         search: What answers the agent's searches.
         interface: How photos and results are shown to the agent.
@@ -75,8 +59,8 @@ def evaluate(
         tools: Names of the tools offered.
         batch_size: Photos in flight together.
         progress: Called with the number of photos that just ended, also those found finished in `folder`.
-        folder: Where results go (see `run_folder`): a photo is on disk as soon as it is finished, and a run that is
-            started again asks only those that are missing or whose service failed. None keeps nothing.
+        folder: Where the run is kept: one that is started again asks only the photos that are missing or whose service
+            failed. None keeps nothing.
         on_error: As in `rollout`. A photo that is gone on without stands in the table as one whose service failed.
 
     Returns:
@@ -89,41 +73,41 @@ def evaluate(
     _check(photos)
     by_id = {photo.photo_id: photo for photo in photos}
     settings = dict(interface=interface, budgets=budgets, tools=tools)
-    kept = RunFolder(folder, facts_of(policy, photos, search, **settings)) if folder is not None else None
-    done = kept.finished() if kept else {}
-    agent = _Metered(policy)
+    journal, finished = None, {}
+    if folder is not None:
+        journal = _opened(Path(folder), _facts(agent, photos, search, **settings))
+        finished = _served(journal)
 
-    def keep(trajectory: Trajectory) -> None:
-        done[trajectory.photo_id] = agent.noted(trajectory)
-        if kept:
-            kept.add(trajectory)
+    def keep(trajectory: Trajectory, run: Rollout | None = None) -> None:
+        if run is not None:
+            trajectory.extra = _taken(run) | trajectory.extra
+        finished[trajectory.photo_id] = trajectory
+        if journal is not None:
+            journal.append(trajectory.to_dict())
+
+    name = str(getattr(agent, "name", "") or type(agent).__name__)
 
     def goes_on(photo_id: str, error: Exception) -> bool:
         if on_error is None or not on_error(photo_id, error):
             return False
-        keep(_not_worked_on(by_id[photo_id], agent.name, error))
+        photo = by_id[photo_id]
+        truth = dict(lat=photo.lat, lon=photo.lon, country=photo.country, city=photo.city, regions=photo.regions)
+        extra = {"error": str(error)}
+        keep(Trajectory(photo_id, **truth, agent=name, end="service_error", extra=extra))
         if progress is not None:
             progress(1)
         return True
 
-    if done and progress is not None:
-        progress(len(done))
-    missing = [photo for photo in photos if photo.photo_id not in done]
+    if finished and progress is not None:
+        progress(len(finished))
+    missing = [photo for photo in photos if photo.photo_id not in finished]
     running = dict(batch_size=batch_size, progress=progress, on_finished=keep, on_error=goes_on)
     rollout(agent, missing, search, **settings, **running)
-    frame = to_frame(done[photo_id] for photo_id in by_id)
-    if kept:
-        kept.finish(frame)
+    frame = to_frame(finished[photo_id] for photo_id in by_id)
+    if folder is not None:
+        save_trajectories(Path(folder) / TRAJECTORIES, frame["trajectory"])
+        _write(Path(folder) / RESULTS, frame.drop(columns="trajectory").to_parquet)
     return frame
-
-
-def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """The table of a finished run, its trajectories scored anew by the present rewards.
-
-    Raises:
-        FileNotFoundError: The run isn't finished, or there is none.
-    """
-    return to_frame(kept_trajectories(folder))
 
 
 def service_failed(frame: pd.DataFrame) -> list[str]:
@@ -141,51 +125,10 @@ def _check(photos: Sequence[Photo]) -> None:
         raise ValueError("evaluate: a photo id occurs twice; give each photo its own id")
 
 
-def _not_worked_on(photo: Photo, agent: str, error: Exception) -> Trajectory:
-    """Stands for a photo that could not be worked on."""
-    known = dict(lat=photo.lat, lon=photo.lon, country=photo.country, city=photo.city)
-    extra = {"error": str(error)}
-    return Trajectory(photo.photo_id, **known, regions=photo.regions, agent=agent, end="service_error", extra=extra)
-
-
-class _Metered:
-    """An agent that notes what each photo took: tokens it wrote, and its share of the seconds its batches took."""
-
-    def __init__(self, agent: Callable):
-        self.agent = agent
-        self.name = str(getattr(agent, "name", "") or type(agent).__name__)
-        self.seconds, self.tokens = Counter(), Counter()
-        self.count = _token_counter(agent)
-
-    def __getattr__(self, name: str):
-        return getattr(self.agent, name)
-
-    def respond_for(self, photo_ids: Sequence[str], conversations: Sequence[list[dict]]) -> list[str]:
-        started = time.perf_counter()
-        known = hasattr(self.agent, "respond_for")
-        texts = self.agent.respond_for(photo_ids, conversations) if known else self.agent(conversations)
-        each = (time.perf_counter() - started) / max(1, len(photo_ids))
-        self.seconds.update(dict.fromkeys(photo_ids, each))
-        if self.count is not None:
-            for photo_id, text in zip(photo_ids, texts, strict=False):
-                self.tokens[photo_id] += self.count(text) if isinstance(text, str) else 0
-        return texts
-
-    def noted(self, trajectory: Trajectory) -> Trajectory:
-        """The trajectory with `seconds` and, where they could be counted, `tokens` among its extra facts."""
-        name, usage = trajectory.photo_id, trajectory.extra.get("usage", {})
-        facts = {"seconds": self.seconds[name]} | ({"tokens": self.tokens[name]} if self.count else {})
-        if usage and not usage["uncounted"]:
-            facts["tokens"] = usage["tokens_out"]
-        trajectory.extra = facts | trajectory.extra
-        return trajectory
-
-
-def _token_counter(agent: Callable) -> Callable[[str], int] | None:
-    """Counts the tokens of a text the way the agent says, or its tokenizer does; None where nobody knows."""
-    tokenizer = getattr(getattr(agent, "processor", None), "tokenizer", None)
-    by_tokenizer = tokenizer and (lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
-    return getattr(agent, "count_tokens", None) or by_tokenizer
+def _taken(run: Rollout) -> dict[str, float]:
+    """What a rollout took: `seconds` and, where somebody counted them, `tokens` written."""
+    tokens = run.usage["tokens_out"] if run.usage and not run.usage["uncounted"] else run.tokens
+    return {"seconds": run.seconds} | ({} if tokens is None else {"tokens": tokens})
 
 
 def to_frame(trajectories: Iterable[Trajectory]) -> pd.DataFrame:
@@ -199,20 +142,16 @@ def to_frame(trajectories: Iterable[Trajectory]) -> pd.DataFrame:
     truth = where_is(frame["lat"].astype(float), frame["lon"].astype(float))
     answer = where_is(frame["pred_lat"], frame["pred_lon"])
     known = truth["code"] != ""
-    hits = {
-        "country_of_position": (answer["code"] == truth["code"]).where(known),
-        "continent": (answer["continent"] == truth["continent"]).where(known),
-    }
     at = frame.columns.get_loc("parsed")
-    for name, values in hits.items():
-        frame.insert(at, name, values.astype(float))
+    for name, column in (("country_of_position", "code"), ("continent", "continent")):
+        frame.insert(at, name, (answer[column] == truth[column]).where(known).astype(float))
     return frame
 
 
 def _row(trajectory: Trajectory) -> dict:
     breakdown, answer = score(trajectory), trajectory.answer
     parsed = answer is not None
-    used = [step.observation.tool for step in trajectory.steps if step.observation is not None]
+    tools = [step.observation.tool for step in trajectory.steps if step.observation is not None]
     return {
         "photo_id": trajectory.photo_id,
         "lat": trajectory.lat,
@@ -223,15 +162,15 @@ def _row(trajectory: Trajectory) -> dict:
         "pred_lon": answer.lon if parsed else np.nan,
         "pred_country": answer.country if parsed else "",
         "pred_city": answer.city if parsed else "",
-        "km": trajectory.km if parsed and trajectory.km is not None else np.nan,
+        "km": np.nan if trajectory.km is None else trajectory.km,
         "parsed": parsed,
         "format": breakdown.format,
         "box_iou": breakdown.box_iou,
         "query_hit": _query_hit(trajectory),
         **_evidence(trajectory),
         "evidence_mcc": breakdown.evidence_mcc,
-        **{column: used.count(tool) for column, tool in _CALLS.items()},
-        "unreadable": used.count(UNREADABLE),
+        **{column: tools.count(tool) for column, tool in _CALLS.items()},
+        "unreadable": tools.count(UNREADABLE),
         "trusted": sum(len(turn.useful or []) for turn in trajectory.turns()),
         "tokens": trajectory.extra.get("tokens", np.nan),
         "seconds": trajectory.extra.get("seconds", np.nan),
@@ -240,85 +179,131 @@ def _row(trajectory: Trajectory) -> dict:
         "look": breakdown.look,
         "query": breakdown.query,
         "trust": breakdown.trust,
-        "end": "service_error" if breakdown.service_error else trajectory.end,
+        "end": "service_error" if trajectory.service_failed else trajectory.end,
         "trajectory": trajectory,
     }
 
 
 def _query_hit(trajectory: Trajectory) -> float:
     """1.0 if a text search brought useful evidence, 0.0 if none did; NaN without one, or where nobody knows."""
-    seen = [step.observation for step in trajectory.steps if step.observation is not None]
-    known = [o for o in seen if o.tool == "text_search_tool" and (o.labelled or o.status == "miss")]
-    return float(any(o.useful for o in known)) if known else np.nan
+    texts = [step.observation for step in trajectory.steps if step.observation and step.observation.tool == TOOLS[2]]
+    known = [one.useful for one in texts if one.labelled or one.status == "miss"]
+    return float(any(known)) if known else np.nan
 
 
 def _evidence(trajectory: Trajectory) -> dict[str, float]:
     """Over the labelled searches, repeated ones left out: the share of the results called useful that are, and the
     share of the useful ones that were called so. NaN where none was called useful, or none was useful."""
     calls = useful = hits = 0
-    labels = [*(turn.useful or [] for turn in trajectory.turns()), []][1:]  # a turn judges the search before it
-    for step, called in zip(trajectory.steps, labels, strict=True):
-        seen = step.observation
-        if seen is not None and seen.owes_labels and seen.labelled and not seen.repeated:
-            calls, useful, hits = calls + len(called), useful + len(seen.useful), hits + len(seen.useful & set(called))
+    for shown, called in judged_searches(trajectory):
+        if shown.labelled and not shown.repeated:
+            calls, useful, hits = (
+                calls + len(called),
+                useful + len(shown.useful),
+                hits + len(shown.useful & set(called)),
+            )
     return {
         "evidence_precision": hits / calls if calls else np.nan,
         "evidence_recall": hits / useful if useful else np.nan,
     }
 
 
-def narrate(trajectory: Trajectory, in_words: Callable[[str], str] = str) -> list[str]:
-    """A trajectory as sentences, one or more a turn: what it looked at, searched, was shown, trusted and answered.
+def judged_searches(trajectory: Trajectory) -> list[tuple[Observation, list[int]]]:
+    """What each search that reached its service showed, and the 1-based positions that the next turn calls useful."""
+    labels = [*(turn.useful or [] for turn in trajectory.turns()), []][1:]
+    observations = (step.observation for step in trajectory.steps)
+    return [(shown, called) for shown, called in zip(observations, labels, strict=True) if shown and shown.owes_labels]
 
-    Args:
-        trajectory: Any trajectory.
-        in_words: Turns an agent's shorthand into words (`teacher.in_words` for the tiny agent).
+
+def _opened(folder: Path, facts: dict) -> Journal:
+    """The journal of the run that has these facts, in JSON types.
+
+    Raises:
+        ValueError: The folder holds another run, or a file that is none of a run's; names what differs.
     """
-    lines = []
-    shown = None
-    for number, (turn, step) in enumerate(zip(trajectory.turns(), trajectory.steps, strict=True), start=1):
-        thoughts = (in_words(turn.think) if turn.think else "").splitlines() or ["(nothing)"]
-        inline = thoughts[0] if len(thoughts) == 1 else "".join(f"\n     {line.strip()}" for line in thoughts)
-        lines += f"{number}. thinks: {inline}".splitlines()
-        if turn.useful is not None:
-            lines.append(f"   trusts: {_trusted(turn.useful, shown)}")
-        if turn.tool_call is not None:
-            lines += [f"   {line}" for line in _call_lines(turn.tool_call, step.observation)]
-        if turn.answer is not None:
-            lines.append(f"   answers: {turn.answer.text()}")
-        elif turn.tool_call is None:
-            lines.append(f"   neither calls a tool nor answers ({', '.join(turn.errors) or 'unreadable'})")
-            lines += [f"   is told: {step.observation.text}"] if step.observation else []
-        shown = step.observation
-    return lines
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / RUN_FILE
+    if file.exists():
+        _check_same_run(file, facts)
+    elif (folder / TRAJECTORIES).exists():
+        raise ValueError(f"{folder}: holds trajectories, but no {RUN_FILE} that says whose; name another folder")
+    else:
+        _write(file, lambda target: target.write_text(json.dumps(facts, indent=2) + "\n"))
+    return Journal(folder / TRAJECTORIES)
 
 
-def _trusted(useful: list[int], shown) -> str:
-    results = shown.results if shown is not None else []
-    names = [
-        f"[{i}] {results[i - 1].get('title', '')}" if 1 <= i <= len(results) else f"[{i}] (never shown)" for i in useful
-    ]
-    return "; ".join(names) or "none of the results"
+def _served(journal: Journal) -> dict[str, Trajectory]:
+    """Finished trajectories by photo id, the last of each; those left out whose service failed.
+
+    Raises:
+        ValueError: A line is no trajectory; names the file and the photo.
+    """
+    rows = {}
+    for row in journal.rows:
+        try:
+            rows[row.get("photo_id")] = Trajectory.from_dict(row)
+        except (ValueError, TypeError) as error:
+            name = f"{journal.path}, photo {row.get('photo_id')!r}"
+            raise ValueError(f"{name}: not a trajectory ({error}); repair or delete that line") from error
+    return {photo_id: row for photo_id, row in rows.items() if not row.service_failed}
 
 
-def _call_lines(call, observation) -> list[str]:
-    where = f"region {call.arguments.get('bbox_2d')}"
-    what = {
-        "image_zoom_in_tool": f"zooms into {where}",
-        "image_search_tool": f"searches with the picture of {where}",
-        "text_search_tool": f"searches for “{call.arguments.get('query')}”",
-    }.get(call.name, call.name)
-    if observation is None:
-        return [what]
-    if observation.status in ("model_error", "service_error"):
-        return [what, f"is told: {observation.text}"]
-    if observation.tool == "image_zoom_in_tool":
-        return [what]
-    return [what, *(f"  [{i}] {_result(r)}" for i, r in enumerate(observation.results, start=1))] + (
-        [] if observation.results else ["  no results"]
-    )
+def _facts(
+    agent: Callable,
+    photos: Sequence[Photo],
+    search: SearchBackend,
+    interface: Interface,
+    budgets: Budgets,
+    tools: Sequence[str],
+) -> dict:
+    """What makes a run this run and no other, in JSON types; of an agent no text but names: it may be a key."""
+    listed = [[photo.photo_id, photo.lat, photo.lon] for photo in photos]
+    model, config = getattr(agent, "model", None), getattr(agent, "config", None)
+    names = [field.name for field in dataclasses.fields(agent)] if dataclasses.is_dataclass(agent) else []
+    numbers = {name: getattr(config, name, None) for name in _SETTINGS} | {name: getattr(agent, name) for name in names}
+    facts = {"agent name": str(getattr(agent, "name", "") or type(agent).__name__)}
+    facts |= {"agent model": model} if isinstance(model, str) else {}
+    facts |= {f"agent {name}": value for name, value in numbers.items() if isinstance(value, int | float)}
+    return facts | {
+        "agent weights": _weights(model),
+        "photos": f"{len(listed)} ({_digest(listed)})",
+        "tools": sorted(tools),
+        "budgets": dataclasses.asdict(budgets),
+        "interface": f"{interface.name} ({_digest(dataclasses.asdict(interface))})",
+        "search": " ".join([type(search).__name__, str(getattr(search, "mode", ""))]).strip(),
+    }
 
 
-def _result(result: dict) -> str:
-    title, snippet = result.get("title", ""), result.get("snippet", "")
-    return f"{title}: {snippet}" if snippet else title
+def _weights(model) -> str:
+    """A fingerprint of a torch model, "" for anything else."""
+    if not hasattr(model, "named_parameters"):
+        return ""
+    named = model.named_parameters()
+    return _digest([[name, value.detach().flatten()[:_WEIGHTS_READ].float().cpu().tolist()] for name, value in named])
+
+
+def _digest(value) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
+
+
+def _check_same_run(file: Path, facts: dict) -> None:
+    try:
+        kept = json.loads(file.read_text())
+        names = [name for name in {**kept, **facts} if kept.get(name) != facts.get(name)]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: can't be read ({error}); delete its folder or name another") from error
+    if names:
+        other = "; ".join(f"{name} {kept.get(name)!r} there, {facts.get(name)!r} here" for name in names)
+        raise ValueError(f"{file.parent}: holds another run ({other}); name another folder, or delete this one")
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Atomic: the file has its name only when it is whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

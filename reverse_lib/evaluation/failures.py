@@ -17,21 +17,19 @@ The agent looks, queries, trusts and answers, and the cause is the first link of
 Where results carry no labels, steps 4, 5 and 7 can't be told: the cause is `not labelled`. The paper has no such count.
 
     frame["cause"] = [cause(t) for t in frame["trajectory"]]
-    count({"cold start": cold, "GRPO": rl})          # a row a stage and cause: count, share, low, high
+    count_causes({"cold start": cold, "GRPO": rl})          # a row a stage and cause: count, share, low, high
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
-from reverse_lib.evaluation.metrics import bootstrap, check_same_photos, judged, mcnemar, share
-from reverse_lib.evaluation.run_folder import service_failed
+from reverse_lib.evaluation.evaluate import judged_searches
+from reverse_lib.evaluation.metrics import share
+from reverse_lib.profiles import Judging
 from reverse_lib.reward import score
-from reverse_lib.trajectory import Observation, Trajectory
+from reverse_lib.trajectory import Trajectory
 
-NEAR_KM = 25.0
-RIGHT_REGION_IOU = 0.2
 CAUSES = {
     "none": "right within 25 km",
     "wrong region": "looked at the wrong region",
@@ -60,37 +58,27 @@ def cause(trajectory: Trajectory) -> str:
         raise ValueError(
             f"{trajectory.photo_id}: no failure without a truth; give the photo its latitude and longitude"
         )
-    if service_failed(trajectory):
+    if trajectory.service_failed:
         return "service error"
     if trajectory.answer is None:
         return "format"
-    if trajectory.km <= NEAR_KM:
+    if trajectory.km <= Judging.near_km:
         return "none"
-    searches, iou = _searches(trajectory), score(trajectory).box_iou
-    if any(seen.useful for seen, _ in searches):
-        return _misjudged(searches)
-    if any(seen.results and not seen.labelled for seen, _ in searches):
-        return "wrong region" if iou < RIGHT_REGION_IOU else "not labelled"
-    if not trajectory.regions and not trajectory.evidence:
+    searches = judged_searches(trajectory)
+    if any(shown.useful for shown, _ in searches):
+        if any(set(called) - shown.useful for shown, called in searches if shown.labelled):
+            return "distractor trusted"
+        trusted = any(set(called) & shown.useful for shown, called in searches)
+        return "wrong answer" if trusted else "evidence not trusted"
+    labelled = all(shown.labelled for shown, _ in searches if shown.results)
+    if labelled and not trajectory.regions and not trajectory.evidence:
         return "nothing searchable"
-    return "wrong region" if iou < RIGHT_REGION_IOU else "useless query"
+    if score(trajectory).box_iou < Judging.region_iou:
+        return "wrong region"
+    return "useless query" if labelled else "not labelled"
 
 
-def _searches(trajectory: Trajectory) -> list[tuple[Observation, set[int]]]:
-    """What each search that reached its service showed, and the 1-based positions that the next turn calls useful."""
-    labels = [*(set(turn.useful or ()) for turn in trajectory.turns()), set()][1:]
-    seen = [step.observation for step in trajectory.steps]
-    return [(one, called) for one, called in zip(seen, labels, strict=True) if one is not None and one.owes_labels]
-
-
-def _misjudged(searches: Sequence[tuple[Observation, set[int]]]) -> str:
-    """The cause of a failure in spite of useful evidence."""
-    if any(called - seen.useful for seen, called in searches if seen.labelled):
-        return "distractor trusted"
-    return "wrong answer" if any(called & seen.useful for seen, called in searches) else "evidence not trusted"
-
-
-def count(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def count_causes(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """How often each cause occurs at each stage.
 
     Args:
@@ -100,40 +88,12 @@ def count(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         Index (stage, cause), every stage with every cause in the order of CAUSES; columns count, value (share of the
         stage's photos), low, high (Wilson's 95 % interval), n (photos of the stage).
     """
-    rows = {}
+    tables = {}
     for stage, frame in frames.items():
-        found = causes(frame).value_counts()
-        for name in CAUSES:
-            rows[stage, name] = {"count": found.get(name, 0), **share(found.get(name, 0), len(frame)), "n": len(frame)}
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["count", "value", "low", "high", "n"])
-    table.index = pd.MultiIndex.from_tuples(rows, names=["stage", "cause"])
-    return table.astype({"count": int, "n": int})
-
-
-def compare_causes(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0, samples: int = 2000) -> pd.DataFrame:
-    """How the share of each cause changed between two stages, paired by photo.
-
-    Args:
-        before: The table of `evaluation.evaluate`.
-        after: Another one, of the same photos.
-        seed: Of the resampling.
-        samples: Bootstrap resamples.
-
-    Returns:
-        Index cause; the columns of `evaluation.compare`: gained counts the photos that came to have that cause, lost
-        those that no longer have it.
-
-    Raises:
-        ValueError: The tables are not of the same photos.
-    """
-    check_same_photos([before, after])
-    old, new = (causes(frame.sort_values("photo_id")).to_numpy() for frame in (before, after))
-    rows = {}
-    for name in CAUSES:
-        difference = (new == name).astype(float) - (old == name)
-        row = {**bootstrap(difference, np.mean, seed, samples), "n": len(difference)}
-        rows[name] = judged(row | mcnemar(difference))
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("cause").astype({"n": int, "shown": bool})
+        counts = causes(frame).value_counts().reindex(list(CAUSES), fill_value=0)
+        rows = [{"count": number, **share(number, len(frame)), "n": len(frame)} for number in counts]
+        tables[stage] = pd.DataFrame(rows, counts.index)
+    return pd.concat(tables, names=["stage", "cause"])
 
 
 def causes(frame: pd.DataFrame) -> pd.Series:

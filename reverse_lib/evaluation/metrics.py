@@ -2,7 +2,7 @@
 
 What differs from the paper's tables (section 4, experiments): every figure carries a bootstrap interval over photos,
 photos whose search service failed are left out and counted instead of scored as zero, and two runs are compared photo
-by photo. Import these names from `reverse_lib.evaluation`, whose table they read.
+by photo.
 
     summary = summarize(frame)              # index metric; value, low, high, n
     changes = compare(before, after)        # the same photos before and after: value, low, high, …, verdict
@@ -14,45 +14,46 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from reverse_lib.geo import EARTH_RADIUS_KM, THRESHOLDS_KM, geoguessr_score
+from reverse_lib.geo import HALF_CIRCUMFERENCE_KM, THRESHOLDS_KM, geoguessr_score, within
+from reverse_lib.profiles import EvaluationConfig, Judging
 
-HALF_CIRCUMFERENCE_KM = (
-    np.pi * EARTH_RADIUS_KM
-)  # 20,015 km, the largest possible error: stands in for an answer that could not be read
-METRICS = (
-    *(f"within_{km}km" for km in THRESHOLDS_KM),
-    "median_km",
-    "mean_km",
-    "geoguessr_score",
-    "country",
-    "country_of_position",
-    "continent",
-    "parsed",
-    "format",
-    "box_iou",
-    "query_hit",
-    "evidence_precision",
-    "evidence_recall",
-    "evidence_mcc",
-    "calls_zoom",
-    "calls_image",
-    "calls_text",
-    "tokens",
-    "seconds",
-    "reward",
-)
+LABELS = {
+    **{f"within_{km}km": f"within {km:,} km" for km in THRESHOLDS_KM},
+    "median_km": "median error, km",
+    "mean_km": "mean error, km",
+    "geoguessr_score": "GeoGuessr score",
+    "country": "right country",
+    "country_of_position": "position in the right country",
+    "continent": "position on the right continent",
+    "parsed": "answer readable",
+    "format": "format",
+    "box_iou": "box IoU",
+    "query_hit": "queries that find evidence",
+    "evidence_precision": "evidence precision",
+    "evidence_recall": "evidence recall",
+    "evidence_mcc": "evidence MCC",
+    "calls_zoom": "zooms a photo",
+    "calls_image": "image searches a photo",
+    "calls_text": "text searches a photo",
+    "tokens": "tokens written a photo",
+    "seconds": "seconds of writing a photo",
+    "reward": "reward",
+}
+"""Every metric, in order, and what tables call it."""
+METRICS = tuple(LABELS)
 YES_OR_NO = (*METRICS[: len(THRESHOLDS_KM)], "country", "country_of_position", "continent", "parsed")
-FEWEST = 10  # photos below which a bootstrap interval is too narrow to be believed
 NO_DIFFERENCE = "no difference shown at this size"
+_UNTESTED = {"gained": np.nan, "lost": np.nan, "p_mcnemar": np.nan}
+_SAMPLES = EvaluationConfig.bootstrap
 
 
-def summarize(frame: pd.DataFrame, seed: int = 0, samples: int = 2000) -> pd.DataFrame:
+def summarize(frame: pd.DataFrame, seed: int = 0, samples: int = _SAMPLES) -> pd.DataFrame:
     """Every metric with its 95 % percentile bootstrap interval over photos.
 
     An answer that could not be read counts as wrong: outside every threshold, score 0, wrong country and continent, and
     20,015 km (half the Earth's circumference) in median and mean. `country` compares the answered country's name with
     the true one; `country_of_position` and `continent` compare where the answered and the true position lie
-    (`geocoding.where_is`). Some metrics average fewer photos, see column n: `box_iou` those with an informative region,
+    (`geo.where_is`). Some metrics average fewer photos, see column n: `box_iou` those with an informative region,
     `query_hit` (whether a text search brought useful evidence) those with a text search whose results are labelled,
     `evidence_precision` those that called a labelled result useful, `evidence_recall` those that were shown a useful
     one, `evidence_mcc` those whose searches were labelled, `tokens` (written by the agent) and `seconds` (that its
@@ -85,7 +86,7 @@ def compare(
     after: pd.DataFrame | Sequence[pd.DataFrame],
     metrics: Sequence[str] = METRICS,
     seed: int = 0,
-    samples: int = 2000,
+    samples: int = _SAMPLES,
 ) -> pd.DataFrame:
     """What changed between two runs on the same photos: the mean difference with its paired 95 % bootstrap interval.
 
@@ -111,20 +112,18 @@ def compare(
         ValueError: The tables are not of the same photos, or not as many.
     """
     pairs = [(before, after)] if isinstance(before, pd.DataFrame) else list(zip(before, after, strict=True))
-    check_same_photos([frame for pair in pairs for frame in pair])
+    _check_same_photos([frame for pair in pairs for frame in pair])
     known = [[_known(frame.sort_values("photo_id")) for frame in pair] for pair in pairs]
     rows = {}
     for name in metrics:
         differences = np.array([new[name] - old[name] for old, new in known])  # (seeds, photos)
-        counted = np.isfinite(differences)
-        mean = np.where(counted, differences, 0).sum(0) / np.maximum(counted.sum(0), 1)
-        mean = mean[counted.any(0)]
-        row = {**bootstrap(mean, np.mean, seed, samples), "n": len(mean)}
-        rows[name] = judged(row | mcnemar(mean if name in YES_OR_NO and len(pairs) == 1 else None))
+        mean = pd.DataFrame(differences).mean().dropna().to_numpy()  # (photos known in both,), over the seeds
+        tested = mcnemar(mean) if name in YES_OR_NO and len(pairs) == 1 else _UNTESTED
+        rows[name] = _judged({**bootstrap(mean, np.mean, seed, samples), "n": len(mean), **tested})
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric").astype({"n": int, "shown": bool})
 
 
-def check_same_photos(frames: Sequence[pd.DataFrame]) -> None:
+def _check_same_photos(frames: Sequence[pd.DataFrame]) -> None:
     """Refuses tables that are not of the same photos, or that hold a photo twice."""
     ids = sorted(frames[0]["photo_id"])
     if any(sorted(frame["photo_id"]) != ids for frame in frames) or len(set(ids)) < len(ids):
@@ -134,11 +133,10 @@ def check_same_photos(frames: Sequence[pd.DataFrame]) -> None:
 def per_photo(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """The number each photo puts into each metric: arrays of shape (photos,), NaN where a metric doesn't apply."""
     km = frame["km"].to_numpy(float)
-    wrong = np.isnan(km)
-    full_km = np.where(wrong, HALF_CIRCUMFERENCE_KM, km)
-    columns = {f"within_{limit}km": (full_km <= limit).astype(float) for limit in THRESHOLDS_KM}
+    full_km = np.where(np.isnan(km), HALF_CIRCUMFERENCE_KM, km)
+    columns = dict(zip(METRICS, within(km).T.astype(float), strict=False))  # the first metrics are the thresholds
     columns["median_km"] = columns["mean_km"] = full_km
-    columns["geoguessr_score"] = np.where(wrong, 0.0, geoguessr_score(full_km))
+    columns["geoguessr_score"] = geoguessr_score(km)
     columns["country"] = np.array(
         [same_country(a, b) if b else np.nan for a, b in zip(frame["pred_country"], frame["country"], strict=True)],
         float,
@@ -159,10 +157,13 @@ def same_country(answered: str, truth: str) -> bool:
     return bool(left) and left == right
 
 
-def bootstrap(known: np.ndarray, average: Callable = np.mean, seed: int = 0, samples: int = 2000) -> dict[str, float]:
+def bootstrap(
+    known: np.ndarray, average: Callable = np.mean, seed: int = 0, samples: int = _SAMPLES
+) -> dict[str, float]:
     """Value, low and high: an average of known (n,), with the 95 % percentile interval over draws with replacement.
 
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Not `scipy.stats.bootstrap`: it
+    draws other photos for the same seed, and published intervals would move.
     """
     if not len(known):
         return {"value": np.nan, "low": np.nan, "high": np.nan}
@@ -182,10 +183,8 @@ def share(count: int, n: int) -> dict[str, float]:
     return {"value": count / n, "low": float(interval.low), "high": float(interval.high)}
 
 
-def mcnemar(differences: np.ndarray | None) -> dict[str, float]:
-    """McNemar's exact test on differences (n,) of 1 (gained), 0 or -1 (lost); NaN for None."""
-    if differences is None:
-        return {"gained": np.nan, "lost": np.nan, "p_mcnemar": np.nan}
+def mcnemar(differences: np.ndarray) -> dict[str, float]:
+    """McNemar's exact test on differences (n,) of 1 (gained), 0 or -1 (lost)."""
     from scipy.stats import binomtest
 
     gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
@@ -193,9 +192,9 @@ def mcnemar(differences: np.ndarray | None) -> dict[str, float]:
     return {"gained": float(gained), "lost": float(lost), "p_mcnemar": float(p)}
 
 
-def judged(row: dict[str, float]) -> dict:
+def _judged(row: dict[str, float]) -> dict:
     """A row of a comparison with the columns shown and verdict."""
-    if row["n"] < FEWEST:
+    if row["n"] < Judging.fewest_photos:
         return row | {"shown": False, "verdict": f"{row['n']} photos are too few to tell"}
     shown = (row["low"] > 0 or row["high"] < 0) and not row["p_mcnemar"] >= 0.05
     return row | {"shown": shown, "verdict": ("higher" if row["low"] > 0 else "lower") if shown else NO_DIFFERENCE}

@@ -19,35 +19,13 @@ import pandas as pd
 
 from reverse_lib.environment import TINY, Interface
 from reverse_lib.evaluation.evaluate import evaluate
-from reverse_lib.evaluation.metrics import METRICS, summarize
-from reverse_lib.profiles import Profile
+from reverse_lib.evaluation.metrics import LABELS, METRICS, summarize
+from reverse_lib.profiles import EvaluationConfig, Profile
 from reverse_lib.trajectory import TOOLS
 
 TEACHER = "teacher"
 REGIONS = ("sign", "board", "landmark", "none")
 TEST_SPLITS = ("test-new", "test-seen")
-LABELS = {
-    **{f"within_{km}km": f"within {km:,} km" for km in (1, 25, 200, 750, 2500)},
-    "median_km": "median error, km",
-    "mean_km": "mean error, km",
-    "geoguessr_score": "GeoGuessr score",
-    "country": "right country",
-    "country_of_position": "position in the right country",
-    "continent": "position on the right continent",
-    "parsed": "answer readable",
-    "format": "format",
-    "box_iou": "box IoU",
-    "query_hit": "queries that find evidence",
-    "evidence_precision": "evidence precision",
-    "evidence_recall": "evidence recall",
-    "evidence_mcc": "evidence MCC",
-    "calls_zoom": "zooms a photo",
-    "calls_image": "image searches a photo",
-    "calls_text": "text searches a photo",
-    "tokens": "tokens written a photo",
-    "seconds": "seconds of writing a photo",
-    "reward": "reward",
-}
 _PERCENT = ("within_", "country", "continent", "parsed", "query_hit")
 
 
@@ -179,7 +157,7 @@ def side_by_side(summaries: Mapping[str, pd.DataFrame], metrics: Sequence[str] =
         metrics: Which rows.
     """
     table = {
-        name: {LABELS.get(metric, metric): _cell(metric, summary.loc[metric]) for metric in metrics}
+        name: {LABELS[metric]: _cell(metric, summary.loc[metric]) for metric in metrics}
         for name, summary in summaries.items()
     }
     return pd.DataFrame(table).rename_axis("95 % interval in brackets")
@@ -195,7 +173,7 @@ def _cell(metric: str, row: pd.Series) -> str:
     return f"{value}{' %' if share else ''} ({low}{' to ' if row['low'] < 0 else '–'}{high})"
 
 
-def where_it_fails(frame: pd.DataFrame, samples: int = 2000) -> pd.DataFrame:
+def where_it_fails(frame: pd.DataFrame, samples: int = EvaluationConfig.bootstrap) -> pd.DataFrame:
     """Accuracy by what there was to find: a row for each kind of photo, with its number and 95 % intervals.
 
     Args:
@@ -218,7 +196,7 @@ def where_it_fails(frame: pd.DataFrame, samples: int = 2000) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def last_stage(found: Sequence[Stage]) -> Stage:
+def last_stage(stages: Sequence[Stage]) -> Stage:
     """The stage whose answers are shown in detail: GRPO where it was trained, else the shipped agent.
 
     A rule that reads no figure: nothing may be chosen by the photos that it is judged on.
@@ -226,7 +204,7 @@ def last_stage(found: Sequence[Stage]) -> Stage:
     Raises:
         ValueError: Neither is among the stages.
     """
-    by_key = {stage.key: stage for stage in found}
+    by_key = {stage.key: stage for stage in stages}
     for key in ("grpo", "agent"):
         if key in by_key:
             return by_key[key]

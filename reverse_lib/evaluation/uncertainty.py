@@ -25,19 +25,17 @@ import numpy as np
 import pandas as pd
 
 from reverse_lib.evaluation.evaluate import evaluate
-from reverse_lib.evaluation.failures import NEAR_KM
-from reverse_lib.evaluation.metrics import HALF_CIRCUMFERENCE_KM, share
-from reverse_lib.geo import haversine_km, unit_vectors
+from reverse_lib.evaluation.metrics import share
+from reverse_lib.geo import HALF_CIRCUMFERENCE_KM, haversine_km, unit_vectors
 from reverse_lib.photos import Photo
+from reverse_lib.profiles import Judging
 from reverse_lib.search import SearchBackend
 
-LEVELS = (0.5, 0.9)
-FLOOR_KM = 25.0  # added to every spread: answers that agree to the metre are not that sure
-_ROUNDS, _SMALL_RAD = 200, 1e-9
+_START_RAD = 0.01  # edge of the first simplex that looks for a median, 64 km
 
 
 def sample_runs(
-    policy: Callable,
+    agent: Callable,
     photos: Sequence[Photo],
     search: SearchBackend,
     k: int = 8,
@@ -49,7 +47,7 @@ def sample_runs(
     """Let an agent answer every photo k times.
 
     Args:
-        policy: An agent with a field `temperature`, such as `policy.Agent`; it is not changed.
+        agent: One with a field `temperature`, such as `models.Agent`; it is not changed.
         photos: Photos with known places.
         search: What answers the searches; any backend.
         k: Answers a photo.
@@ -67,23 +65,23 @@ def sample_runs(
     if k < 2:
         raise ValueError(f"sample_runs: k={k}; one answer has no spread, take at least 2")
     if temperature is not None:
-        if not hasattr(policy, "temperature"):
-            name = type(policy).__name__
+        if not hasattr(agent, "temperature"):
+            name = type(agent).__name__
             raise ValueError(f"sample_runs: {name} has no temperature; give temperature=None if it samples by itself")
-        policy = copy.copy(policy)
-        policy.temperature = temperature
+        agent = copy.copy(agent)
+        agent.temperature = temperature
     runs = []
     for i in range(k):
         place = None if folder is None else Path(folder) / f"sample-{i:02d}"
-        with _seeded(policy, seed + i):
-            runs.append(evaluate(policy, photos, search, folder=place, **settings))
+        with _seeded(agent, seed + i):
+            runs.append(evaluate(agent, photos, search, folder=place, **settings))
     return runs
 
 
 @contextlib.contextmanager
-def _seeded(policy: Callable, seed: int):
+def _seeded(agent: Callable, seed: int):
     """For the time of the block, where the agent is a torch model: its draws follow from a seed."""
-    if not hasattr(getattr(policy, "model", None), "named_parameters"):
+    if not hasattr(getattr(agent, "model", None), "named_parameters"):
         yield
         return
     import torch
@@ -108,33 +106,27 @@ def combine(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
     Raises:
         ValueError: The tables are not of the same photos.
     """
-    ids = runs[0]["photo_id"].tolist()
-    indexed = [run.set_index("photo_id") for run in runs]
-    if any(sorted(run.index) != sorted(ids) for run in indexed):
+    if any(sorted(run["photo_id"]) != sorted(runs[0]["photo_id"]) for run in runs):
         raise ValueError("combine: the tables are not of the same photos; sample one list of photos k times")
-    answers = [run.loc[ids, ["pred_lat", "pred_lon"]].to_numpy(float) for run in indexed]
-    served = [(run.loc[ids, "end"] != "service_error").to_numpy() for run in indexed]
-    positions = np.where(np.array(served)[..., None], np.array(answers), np.nan)  # (k, photos, 2)
-    asked = np.sum(served, axis=0)  # (photos,)
-    trusting = np.array([run.loc[ids, "trusted"] > 0 for run in indexed])  # (k, photos)
     rows = []
-    for i, photo_id in enumerate(ids):
-        read = np.isfinite(positions[:, i]).all(-1)  # (k,)
-        known = positions[read, i]  # (answers, 2)
-        lat, lon = geodesic_median(*known.T) if len(known) else (np.nan, np.nan)
-        truth_lat, truth_lon = indexed[0].loc[photo_id, ["lat", "lon"]]
+    for photo_id, samples in pd.concat(runs).groupby("photo_id", sort=False):
+        truth = samples[["lat", "lon"]].to_numpy(float)[0]
+        samples = samples[samples["end"] != "service_error"]
+        read = samples[samples["pred_lat"].notna()]
+        answers = read[["pred_lat", "pred_lon"]].to_numpy(float).T  # (2, answers)
+        lat, lon = geodesic_median(*answers) if len(read) else (np.nan, np.nan)
         rows.append(
             {
                 "photo_id": photo_id,
-                "lat": truth_lat,
-                "lon": truth_lon,
+                "lat": truth[0],
+                "lon": truth[1],
                 "pred_lat": lat,
                 "pred_lon": lon,
-                "km": float(haversine_km(lat, lon, truth_lat, truth_lon)),
-                "spread_km": np.median(haversine_km(*known.T, lat, lon)).round(3) if len(known) else np.nan,
-                "backed": trusting[read, i].sum() / asked[i] if asked[i] else np.nan,
-                "answers": len(known),
-                "samples": int(asked[i]),
+                "km": float(haversine_km(lat, lon, *truth)),
+                "spread_km": np.median(haversine_km(*answers, lat, lon)).round(3) if len(read) else np.nan,
+                "backed": (read["trusted"] > 0).sum() / len(samples) if len(samples) else np.nan,
+                "answers": len(read),
+                "samples": len(samples),
             }
         )
     return pd.DataFrame(rows)
@@ -143,9 +135,8 @@ def combine(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def geodesic_median(lat: Sequence[float], lon: Sequence[float]) -> tuple[float, float]:
     """The point with the smallest sum of great-circle distances to the given ones.
 
-    Weiszfeld's iteration in the tangent plane (Fletcher et al. 2009, doi.org/10.1016/j.neuroimage.2008.10.052). It
-    starts from the best of the points and keeps the best it met, so it is right where the median is one of the points,
-    and no worse than they are where they lie all over the Earth.
+    Nelder and Mead's search from the best of the points, which is the answer where nothing nearby is better: at the
+    median that is one of the points the sum has a corner, and methods that follow its slope don't settle there.
 
     Args:
         lat: Latitudes in degrees, shape (k,), k >= 1.
@@ -154,36 +145,19 @@ def geodesic_median(lat: Sequence[float], lon: Sequence[float]) -> tuple[float, 
     Returns:
         (lat, lon) in degrees.
     """
+    from scipy.optimize import minimize
+
     points = unit_vectors(lat, lon)  # (k, 3)
-    sums = np.array([_angles(points, point).sum() for point in points])
-    best, least = points[sums.argmin()], sums.min()
-    at = best
-    for _ in range(_ROUNDS):
-        step = _weiszfeld_step(points, at)
-        length = float(np.linalg.norm(step))
-        if length < _SMALL_RAD:
-            break
-        at = math.cos(length) * at + math.sin(length) * step / length
-        at = at / np.linalg.norm(at)
-        total = _angles(points, at).sum()
-        if total < least:
-            best, least = at, total
-    return float(np.degrees(np.arcsin(np.clip(best[2], -1, 1)))), float(np.degrees(np.arctan2(best[1], best[0])))
 
+    def total_rad(at: np.ndarray) -> float:
+        return np.arctan2(np.linalg.norm(np.cross(points, at), axis=1), points @ at).sum()
 
-def _weiszfeld_step(points: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Where the points other than `at` pull it, in its tangent plane, radians. points (k, 3), at (3,)."""
-    angles = _angles(points, at)
-    there = angles < _SMALL_RAD
-    away = (points - (points @ at)[:, None] * at)[~there]  # (m, 3)
-    lengths = np.linalg.norm(away, axis=1)
-    directions = away / np.maximum(lengths, _SMALL_RAD)[:, None]  # an antipode pulls nowhere
-    return directions.sum(0) / max((1 / angles[~there]).sum(), _SMALL_RAD)
-
-
-def _angles(points: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Angles in radians between unit vectors (k, 3) and (3,)."""
-    return np.arctan2(np.linalg.norm(np.cross(points, at), axis=1), points @ at)
+    best = min(points, key=total_rad)
+    around = best + np.vstack([np.zeros(3), _START_RAD * np.eye(3)])
+    options = {"initial_simplex": around, "xatol": 1e-10, "fatol": 1e-15, "maxiter": 2000}
+    best = min(best, minimize(total_rad, best, method="Nelder-Mead", options=options).x, key=total_rad)
+    x, y, z = best / np.linalg.norm(best)
+    return float(np.degrees(np.arcsin(z))), float(np.degrees(np.arctan2(y, x)))
 
 
 @dataclass(frozen=True)
@@ -199,7 +173,7 @@ class Radius:
 
     scores: Mapping[bool, tuple[float, ...]]
     photo_ids: frozenset[str] = field(repr=False)
-    floor_km: float = FLOOR_KM
+    floor_km: float = Judging.floor_km
 
     def factor(self, level: float, backed: bool) -> float:
         """The factor that holds a share `level` (0..1) of truths; infinite when the calibration photos are too few."""
@@ -211,7 +185,7 @@ class Radius:
         factors = np.where(_is_backed(table), self.factor(level, True), self.factor(level, False))
         return np.minimum(factors * (table["spread_km"].to_numpy(float) + self.floor_km), HALF_CIRCUMFERENCE_KM)
 
-    def of(self, table: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFrame:
+    def of(self, table: pd.DataFrame, levels: Sequence[float] = Judging.levels) -> pd.DataFrame:
         """A table of `combine` with a column radius_50_km, radius_90_km, … for each level."""
         return table.assign(**{f"radius_{100 * level:g}_km": self.km(table, level) for level in levels})
 
@@ -221,14 +195,10 @@ class Radius:
 
         held = np.ones(1)  # probabilities of 0, 1, … truths held
         for backed in (False, True):
-            n, rank, known = (
-                int((_is_backed(table) == backed).sum()),
-                self._rank(level, backed),
-                len(self.scores[backed]),
-            )
-            every = np.eye(1, n + 1, n)[0]
-            few = rank > known
-            held = np.convolve(held, every if few else betabinom(n, rank, known + 1 - rank).pmf(np.arange(n + 1)))
+            n, rank = int((_is_backed(table) == backed).sum()), self._rank(level, backed)
+            beyond = len(self.scores[backed]) + 1 - rank  # 0: too few to calibrate, the radius holds every truth
+            chances = betabinom(n, rank, beyond).pmf(np.arange(n + 1)) if beyond else np.eye(1, n + 1, n)[0]
+            held = np.convolve(held, chances)
         low, high = np.searchsorted(np.cumsum(held), [0.025, 0.975])
         return float(low / len(table)), float(high / len(table))
 
@@ -243,7 +213,7 @@ def _is_backed(table: pd.DataFrame) -> np.ndarray:
     return (table["backed"] >= 0.5).to_numpy()
 
 
-def calibrate(val: pd.DataFrame, floor_km: float = FLOOR_KM) -> Radius:
+def calibrate(val: pd.DataFrame, floor_km: float = Judging.floor_km) -> Radius:
     """Measures on validation photos how far truths lie from the median, in units of the spread.
 
     A radius for 90 % needs 9 backed photos and 9 guesses; below that it is the whole Earth.
@@ -265,7 +235,7 @@ def calibrate(val: pd.DataFrame, floor_km: float = FLOOR_KM) -> Radius:
     return Radius(groups, frozenset(val["photo_id"]), floor_km)
 
 
-def coverage(radius: Radius, table: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFrame:
+def coverage(radius: Radius, table: pd.DataFrame, levels: Sequence[float] = Judging.levels) -> pd.DataFrame:
     """Whether the radius keeps its promise: the share of answered photos whose truth lies within it.
 
     Calibration photos are a sample too: where they and these are of one kind, the number of photos held is
@@ -301,9 +271,7 @@ def coverage(radius: Radius, table: pd.DataFrame, levels: Sequence[float] = LEVE
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("level")
 
 
-def risk_coverage(
-    table: pd.DataFrame, by: str = "radius_90_km", near_km: float = NEAR_KM, seed: int = 0, samples: int = 500
-) -> pd.DataFrame:
+def risk_coverage(table: pd.DataFrame, by: str = "radius_90_km", seed: int = 0, samples: int = 500) -> pd.DataFrame:
     """How often the answers are wrong when only the surest are given.
 
     Source: Geifman and El-Yaniv 2017, arxiv.org/abs/1705.08500.
@@ -311,7 +279,6 @@ def risk_coverage(
     Args:
         table: The table of `Radius.of`, or of `combine`.
         by: The column that says how unsure an answer is; photos of one value are answered together or in random order.
-        near_km: An answer farther off than this is wrong, as is one that could not be read.
         seed: Of the resampling of photos.
         samples: Bootstrap resamples.
 
@@ -330,7 +297,7 @@ def risk_coverage(
         raise ValueError("risk_coverage: no photo to judge; combine the runs on test photos")
     unsure = table[by].fillna(np.inf).to_numpy(float)
     order = np.argsort(unsure, kind="stable")
-    wrong = (~(table["km"].to_numpy() <= near_km)).astype(float)[order]  # (n,)
+    wrong = (~(table["km"].to_numpy() <= Judging.near_km)).astype(float)[order]  # (n,)
     ends = np.flatnonzero(np.append(unsure[order][1:] != unsure[order][:-1], True))  # last photo of each value
     once = np.ones((1, n), int)
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), samples)  # (samples, n)
@@ -360,35 +327,33 @@ def _risks(counts: np.ndarray, wrong: np.ndarray, ends: np.ndarray) -> np.ndarra
     return np.array(rows)  # (draws, n)
 
 
-def limit_for(val: pd.DataFrame, risk: float, by: str = "radius_90_km", near_km: float = NEAR_KM) -> float:
+def limit_for(val: pd.DataFrame, risk: float, by: str = "radius_90_km") -> float:
     """The largest value of `by` up to which at most a share `risk` of validation answers is wrong, -inf if none is.
 
     Args:
         val: The table of `Radius.of`, or of `combine`, for validation photos; never for those that will be judged.
         risk: The share of wrong answers that is acceptable, 0..1.
         by: The column that says how unsure an answer is.
-        near_km: An answer farther off than this is wrong.
     """
-    curve = risk_coverage(val, by, near_km, samples=1)
+    curve = risk_coverage(val, by, samples=1)
     whole = curve.groupby("limit").last()  # photos of one value are answered together
     return float(max((limit for limit in whole.index[whole["risk"] <= risk] if np.isfinite(limit)), default=-np.inf))
 
 
-def abstain(table: pd.DataFrame, limit: float, by: str = "radius_90_km", near_km: float = NEAR_KM) -> pd.DataFrame:
+def abstain(table: pd.DataFrame, limit: float, by: str = "radius_90_km") -> pd.DataFrame:
     """What is left when the agent answers only where it is sure enough.
 
     Args:
         table: The table of `Radius.of`, or of `combine`.
         limit: Only photos with `by` up to this are answered, for example from `limit_for` on val.
         by: The column that says how unsure an answer is.
-        near_km: An answer farther off than this is wrong.
 
     Returns:
         Index "answered" (of all photos) and "wrong" (of the answered); columns value, low, high (Wilson's 95 %), n.
     """
     table = table[table["samples"] > 0]
     given = table[table[by] <= limit]
-    wrong = int((~(given["km"] <= near_km)).sum())
+    wrong = int((~(given["km"] <= Judging.near_km)).sum())
     rows = {"answered": share(len(given), len(table)) | {"n": len(table)}}
     rows["wrong"] = share(wrong, len(given)) | {"n": len(given)}
     return pd.DataFrame.from_dict(rows, orient="index")

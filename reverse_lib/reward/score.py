@@ -118,7 +118,6 @@ def score(trajectory: Trajectory, weights: Weights | None = None) -> Breakdown:
     accuracy = math.nan if None in (trajectory.lat, trajectory.lon) else accuracy_reward(trajectory.km)
     form = _format(trajectory, turns)
     total = weights.accuracy * accuracy + weights.format * form + weights.process * process
-    service_error = any(observation is not None and observation.status == "service_error" for observation in seen)
     return Breakdown(
         accuracy=accuracy,
         format=form,
@@ -127,12 +126,12 @@ def score(trajectory: Trajectory, weights: Weights | None = None) -> Breakdown:
         trust=sums["trust"],
         errors=sums["error"],
         process=process,
-        total=math.nan if service_error else total,
+        total=math.nan if trajectory.service_failed else total,
         per_turn=per_turn,
         judged_turns=judged,
         box_iou=best_iou,
         evidence_mcc=math.fsum(mccs) / len(mccs) if mccs else math.nan,
-        service_error=service_error,
+        service_error=trajectory.service_failed,
     )
 
 

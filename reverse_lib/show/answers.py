@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from reverse_lib.evaluation import narrate
 from reverse_lib.show.coarse import coarse, in_short, without_details
+from reverse_lib.show.story import narrate
 from reverse_lib.trajectory import Trajectory
 
 

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from reverse_lib.evaluation import HALF_CIRCUMFERENCE_KM, narrate
-from reverse_lib.geo import THRESHOLDS_KM
+from reverse_lib.geo import HALF_CIRCUMFERENCE_KM, THRESHOLDS_KM
+from reverse_lib.show.story import narrate
 
 INK, MUTED, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 # Okabe and Ito's palette, darkest first: told apart by every common kind of colour vision.

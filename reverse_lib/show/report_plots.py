@@ -100,7 +100,7 @@ def failure_causes(counts: pd.DataFrame, title: str = "Why answers are wrong") -
     """The share of photos with each cause of failure, stages side by side, with 95 % intervals.
 
     Args:
-        counts: The table of `failures.count`. Causes that no photo has, and successes, are left out.
+        counts: The table of `evaluation.count_causes`. Causes that no photo has, and successes, are left out.
         title: Above the axes.
     """
     stages = counts.index.unique("stage")

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from reverse_lib.evaluation import HALF_CIRCUMFERENCE_KM, narrate
-from reverse_lib.geo import accuracy_reward, haversine_km
+from reverse_lib.geo import HALF_CIRCUMFERENCE_KM, accuracy_reward, haversine_km
 from reverse_lib.photos import Photo
 from reverse_lib.show.maps.borders import border_of, borders
 from reverse_lib.show.maps.great_circles import great_circle
 from reverse_lib.show.maps.page import dumps
 from reverse_lib.show.maps.thumbnails import thumbnails
 from reverse_lib.show.plots import band
+from reverse_lib.show.story import narrate
 from reverse_lib.trajectory import Trajectory
 
 COLUMNS = ("photo_id", "lat", "lon", "pred_lat", "pred_lon", "km", "parsed")
