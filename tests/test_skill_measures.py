@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from reverse_lib.environment import TINY
+from reverse_lib.environment import TINY, Reply
 from reverse_lib.models import load_agent
 from reverse_lib.world.base import __main__ as command
 from reverse_lib.world.base import drills as skills
@@ -32,7 +32,7 @@ class Parrot:
 
     def __call__(self, conversations):
         assert all(message["role"] != "assistant" for message in conversations[0][-1:])
-        return ["" if self.forget(text) else text for text in self.true]
+        return [Reply("" if self.forget(text) else text) for text in self.true]
 
 
 def test_who_answers_every_drill_has_every_skill(pool, monkeypatch):

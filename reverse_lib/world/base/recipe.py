@@ -351,8 +351,9 @@ def unseen_pool(photos: int = 900, drawn: int = 650, places: int = 200) -> tuple
 
 def _answered(agent: Agent, samples: list[SkillSample]) -> list[tuple[Turn, Turn]]:
     """The last turns of drills, as they should be and as the agent writes them."""
-    written = agent([_with_image(s) for s in samples])
-    return [(parse_turn(s.messages[-1]["content"]), parse_turn(text)) for s, text in zip(samples, written, strict=True)]
+    replies = agent([_with_image(s) for s in samples])
+    texts = [reply.text if reply else "" for reply in replies]
+    return [(parse_turn(s.messages[-1]["content"]), parse_turn(text)) for s, text in zip(samples, texts, strict=True)]
 
 
 def _position(answer: Answer | None) -> tuple[float, float] | None:
