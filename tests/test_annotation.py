@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 from environment_fakes import ANSWER, TEXT, FakeSearch, Scripted, call_text
-from fake_endpoint import KEY, FakeEndpoint, coloured, natively, picture_of, say, status, turn_of
+from fake_endpoint import KEY, coloured, natively, picture_of, say, status, turn_of
 
 from reverse_lib.annotation import annotate, without_nudges
 from reverse_lib.annotation.teachers import TEACHER_BUDGETS, AnnotationStopped
 from reverse_lib.environment import FULL, TINY, UNREADABLE, rollout
-from reverse_lib.models import Endpoint, EndpointConfig
+from reverse_lib.models import Endpoint
 from reverse_lib.photos import Photo
+from reverse_lib.profiles import EndpointConfig
 from reverse_lib.trajectory import FilterRules, Journal, filter_trajectories, load_trajectories
 
 TESTS = Path(__file__).parent
@@ -26,16 +27,14 @@ SEARCH_THEN_ANSWER = (call_text(TEXT, query="Valencia"), ANSWER)
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    made = FakeEndpoint(lambda body: natively(SEARCH_THEN_ANSWER[turn_of(body)]))
-    yield made
-    made.close()
+def server(server):
+    server.answer = lambda body: natively(SEARCH_THEN_ANSWER[turn_of(body)])
+    return server
 
 
 def teacher(server, **settings):
-    config = EndpointConfig(server.url, "kimi", **{"timeout_s": 5, "retries": 1, "price_out": 1e4} | settings)
-    return Endpoint(config, sleep=lambda seconds: None)
+    config = EndpointConfig(server.url, "kimi", **{"retries": 1, "price_out": 1e4} | settings)
+    return Endpoint(config)
 
 
 def test_every_photo_gets_a_trajectory_in_order_with_its_cost_and_the_file_holds_the_same(server, tmp_path):
@@ -68,7 +67,8 @@ sys.path[:0] = [{tests!r}, {root!r}]
 from fake_endpoint import coloured
 from environment_fakes import FakeSearch
 from reverse_lib.annotation import annotate
-from reverse_lib.endpoint import Endpoint, EndpointConfig
+from reverse_lib.models import Endpoint
+from reverse_lib.profiles import EndpointConfig
 config = EndpointConfig({url!r}, "kimi", concurrency=1, timeout_s=30)
 annotate(Endpoint(config), [coloured(i) for i in range(8)], FakeSearch(), {file!r})
 """

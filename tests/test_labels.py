@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from environment_fakes import ANSWER, IMAGE, TEXT, ZOOM
-from fake_endpoint import KEY, FakeEndpoint, say, status
+from fake_endpoint import say, status
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, precision_score, recall_score
@@ -16,7 +16,8 @@ from reverse_lib.annotation.labels import Agreement, agreement
 from reverse_lib.annotation.regions import searched_boxes
 from reverse_lib.annotation.teachers import AnnotationStopped
 from reverse_lib.environment import NO_TURNS, rollout
-from reverse_lib.models import Endpoint, EndpointConfig
+from reverse_lib.models import Endpoint
+from reverse_lib.profiles import EndpointConfig
 from reverse_lib.trajectory import Observation, Step, Trajectory, load_trajectories, save_trajectories
 from reverse_lib.world import ScriptedJudge, ScriptedTeacher
 
@@ -139,19 +140,11 @@ def test_a_photo_whose_place_nobody_knows_is_not_judged():
     assert judged([row(("", search()), lat=None)], Judge()) == {}
 
 
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    made = FakeEndpoint()
-    yield made
-    made.close()
-
-
 MANY = [row(("", search(2 + i))) for i in range(6)]
 
 
 def endpoint(server, **settings):
-    return Endpoint(EndpointConfig(server.url, "judge", **{"retries": 1} | settings), sleep=lambda seconds: None)
+    return Endpoint(EndpointConfig(server.url, "judge", **{"retries": 1} | settings))
 
 
 def test_any_endpoint_is_a_judge_and_is_not_asked_again_about_what_is_in_the_file(server, tmp_path):
@@ -160,7 +153,7 @@ def test_any_endpoint_is_a_judge_and_is_not_asked_again_about_what_is_in_the_fil
     judge = endpoint(server)
     found = judged(MANY, judge, file)
     assert sorted(found) == [(i, 0) for i in range(1, 6)] and found[1, 0] == (False, True, False)
-    assert len(server.bodies) == 7 == judge.usage.requests and not any("tools" in body for body in server.bodies)
+    assert len(server.bodies) == 7 == judge.usage["requests"] and not any("tools" in body for body in server.bodies)
     assert judged([*MANY, MANY[3]], judge, file) == found | {(6, 0): found[3, 0]}
     assert len(server.bodies) == 7
     lines = [json.loads(line) for line in file.read_text().splitlines()]

@@ -282,12 +282,13 @@ def _verdict(judge: Callable, question: str, n: int) -> list[int] | None:
     )
     messages = [system, user]
     for _ in range(2):
-        (text,) = judge([messages])
+        (reply,) = judge([messages])
+        text = reply if isinstance(reply, str) else reply.text
         useful = parse_turn(text).useful
         if useful is not None and all(position <= n for position in useful):
             return useful
         again = {"role": "user", "content": [text_block(AGAIN.format(n=n))]}
-        messages = [*messages, assistant_message(str(text)), again]
+        messages = [*messages, assistant_message(text), again]
     return None
 
 

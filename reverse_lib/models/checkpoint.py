@@ -237,7 +237,7 @@ def load_named(model: str, tools: Sequence[str], calling: str = "native", say: C
     Args:
         model: A folder, a model id, or "openai:" and the name of a model on the server in OPENAI_BASE_URL.
         tools: Names of the tools its prompt lists.
-        calling: How a model on a server is to call tools, one of `endpoint.CALLING`.
+        calling: How a model on a server is to call tools, one of `profiles.CALLING`.
         say: Called with what a user should know besides, such as what is sent to a server.
 
     Raises:
