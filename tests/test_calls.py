@@ -54,7 +54,7 @@ def test_a_malformed_box_is_told_in_words_and_logged_as_the_models_error(search,
         environment = make(search)
         shown = getattr(environment, tool)(bbox_2d=box)
         assert shown.startswith("Error: bbox_2d must ")
-        (entry,) = environment._log
+        (entry,) = environment.log
         assert (entry.status, entry.text, entry.tool) == ("model_error", shown, tool)
         json.dumps(entry.arguments, allow_nan=False)
     assert search.asked == []
@@ -87,7 +87,7 @@ def test_a_malformed_query_is_told_in_words_and_logged_as_the_models_error(searc
     environment = make(search, FULL)
     shown = environment.text_search_tool(query=query)
     assert shown.startswith("Error: ") and words in shown and len(shown) < 200
-    (entry,) = environment._log
+    (entry,) = environment.log
     assert entry.status == "model_error" and len(json.dumps(entry.arguments)) < 3000
     assert search.asked == []
 
@@ -111,7 +111,7 @@ def test_missing_unknown_and_mistyped_arguments_are_named(search, tool, argument
     environment = make(search)
     shown = getattr(environment, tool)(**arguments)
     assert words in shown and len(shown) < 250
-    assert environment._log[0].status == "model_error" and search.asked == []
+    assert environment.log[0].status == "model_error" and search.asked == []
 
 
 def test_positional_arguments_work_and_too_many_are_refused(search):
@@ -136,8 +136,8 @@ def test_no_json_arguments_ever_raise_and_the_record_can_always_be_saved(calls):
     for name, arguments in calls:
         content = getattr(environment, name)(**arguments)
         assert isinstance(content, str | list)
-    assert len(environment._log) == len(calls)
-    for entry in environment._log:
+    assert len(environment.log) == len(calls)
+    for entry in environment.log:
         assert entry.status in ("ok", "miss", "model_error") or "down" in str(entry.arguments)
         json.dumps(entry.arguments, allow_nan=False).encode()
         entry.text.encode()
@@ -180,5 +180,5 @@ def test_results_that_were_not_shown_are_not_in_the_log(search):
     search.text = lambda *_, **__: SearchAnswer(results, frozenset(range(1, 11)))
     environment = make(search)
     shown = environment.text_search_tool(query="x")
-    assert len(environment._log[0].results) == shown.count("\n") + 1 < 6
-    assert environment._log[0].useful == set(range(1, shown.count("\n") + 2))
+    assert len(environment.log[0].results) == shown.count("\n") + 1 < 6
+    assert environment.log[0].useful == set(range(1, shown.count("\n") + 2))

@@ -139,7 +139,7 @@ def test_image_search_hands_the_crop_of_the_original_to_the_backend(search):
 def test_the_log_keeps_labels_match_and_results_in_the_order_shown(search):
     environment = make(search)
     environment.text_search_tool(query="Valencia")
-    (entry,) = environment._log
+    (entry,) = environment.log
     assert (entry.tool, entry.arguments, entry.status) == (TEXT, {"query": "Valencia"}, "ok")
     assert (entry.labelled, entry.match, entry.repeated, entry.useful) == (True, 0.8, False, {2})
     assert entry.results[1] == {
@@ -157,8 +157,8 @@ def test_labels_of_an_unlabelled_answer_are_unknown_not_negative(search):
     search.text = lambda *_, **__: answer
     environment = make(search)
     environment.text_search_tool(query="x")
-    assert [result["useful"] for result in environment._log[0].results] == [None, None]
-    assert environment._log[0].labelled is False and environment._log[0].match is None
+    assert [result["useful"] for result in environment.log[0].results] == [None, None]
+    assert environment.log[0].labelled is False and environment.log[0].match is None
 
 
 def test_full_results_have_a_header_with_the_models_own_query(search):
@@ -191,7 +191,7 @@ def test_several_queries_are_numbered_through_and_their_labels_move_along(search
         "[3] two 1: snippet 1",
         "[4] two 2: snippet 2",
     ]
-    assert environment._log[0].useful == {2, 4}
+    assert environment.log[0].useful == {2, 4}
     assert [asked[1] for asked in search.asked] == ["one", "nothing", "two"]
 
 
@@ -205,14 +205,14 @@ def test_several_queries_share_the_places_fairly(search):
         environment.text_search_tool(query=["a", "b", "c"]).split()
         == "[1] a0 [2] a1 [3] b0 [4] b1 [5] c0 [6] c1".split()
     )
-    assert environment._log[0].useful == {1, 3, 5}
+    assert environment.log[0].useful == {1, 3, 5}
 
 
 def test_a_miss_is_told_as_no_results_in_every_interface(search):
     for interface in (TINY, FULL):
         environment = make(search, interface)
         assert environment.text_search_tool(query="nothing") == "No results"
-        entry = environment._log[0]
+        entry = environment.log[0]
         assert (entry.status, entry.results, entry.labelled) == ("miss", [], False)
 
 
@@ -220,17 +220,17 @@ def test_an_empty_answer_is_a_miss(search):
     search.text = lambda *_, **__: SearchAnswer((), frozenset())
     environment = make(search)
     assert environment.text_search_tool(query="x") == "No results"
-    assert environment._log[0].status == "miss"
+    assert environment.log[0].status == "miss"
 
 
 def test_a_failing_service_is_an_error_and_tells_the_model_no_secret(search):
     environment = make(search)
     shown = environment.text_search_tool(query="down")
-    entry = environment._log[0]
+    entry = environment.log[0]
     assert entry.status == "service_error" and entry.text == shown
     assert "not available" in shown and "SECRET" not in shown
     environment.text_search_tool(query="down")
-    assert environment._log[1].repeated is False  # a retry after a failure is no repetition
+    assert environment.log[1].repeated is False  # a retry after a failure is no repetition
     assert [asked[2] for asked in search.asked] == [0, 0]
 
 
@@ -242,7 +242,7 @@ def test_an_error_in_our_own_backend_is_raised_and_leaves_no_entry(search):
     environment = make(search)
     with pytest.raises(ValueError, match="a bug"):
         environment.text_search_tool(query="x")
-    assert environment._log == []
+    assert environment.log == []
 
 
 def test_a_repeated_call_is_marked_and_asks_for_the_next_answer(search):
@@ -254,14 +254,14 @@ def test_a_repeated_call_is_marked_and_asks_for_the_next_answer(search):
     environment.image_zoom_in_tool(bbox_2d=[1, 2, 300, 400])
     environment.image_zoom_in_tool(bbox_2d=[1.2, 2, 300, 400.0])
     assert [asked[2] for asked in search.asked] == [0, 1, 2, 0, 1]
-    assert [entry.repeated for entry in environment._log] == [False, True, True, False, True, False, True]
+    assert [entry.repeated for entry in environment.log] == [False, True, True, False, True, False, True]
 
 
 def test_wrapping_a_query_in_a_list_does_not_hide_a_repetition(search):
     environment = make(search)
     for query in ["a", ["a"], ["a", "b"], ["b", "a"]]:
         environment.text_search_tool(query=query)
-    assert [entry.repeated for entry in environment._log] == [False, True, False, True]
+    assert [entry.repeated for entry in environment.log] == [False, True, False, True]
 
 
 def test_members_of_a_group_see_the_same_for_the_same_call():
@@ -323,7 +323,7 @@ def test_reset_leaks_nothing_of_the_rollout_before(search):
     search.asked.clear()
     environment.text_search_tool(query="Valencia")
     assert search.asked == [("p2", "Valencia", 0)]
-    assert environment._log[0].repeated is False
+    assert environment.log[0].repeated is False
     assert environment._trajectory([call_text(TEXT, query="Valencia"), ANSWER]).photo_id == "p2"
 
 
@@ -340,7 +340,7 @@ def test_each_tool_has_its_own_budget_and_says_when_it_is_used_up(search, tool, 
     arguments = [{"query": f"q{i}"} if tool == TEXT else {"bbox_2d": [i, 0, 500, 500]} for i in range(limit + 1)]
     shown = [getattr(environment, tool)(**one) for one in arguments]
     assert message not in map(str, shown[:limit]) and shown[limit] == message
-    assert [entry.status for entry in environment._log] == ["ok"] * limit + ["model_error"]
+    assert [entry.status for entry in environment.log] == ["ok"] * limit + ["model_error"]
     other = (
         environment.text_search_tool(query="z") if tool != TEXT else environment.image_search_tool(bbox_2d=[0, 0, 9, 9])
     )
@@ -359,8 +359,8 @@ def test_the_last_call_says_that_only_the_answer_is_left_and_further_calls_are_r
     assert "turns" not in environment.text_search_tool(query="a")
     assert environment.text_search_tool(query="b").splitlines()[-1] == "no turns left: answer now"
     assert environment.text_search_tool(query="c") == "no turns left: answer now"
-    assert [entry.status for entry in environment._log] == ["ok", "ok", "model_error"]
-    assert environment._log[1].useful == {2} and len(search.asked) == 2
+    assert [entry.status for entry in environment.log] == ["ok", "ok", "model_error"]
+    assert environment.log[1].useful == {2} and len(search.asked) == 2
 
 
 def test_the_notice_stands_beside_a_zoom(search):

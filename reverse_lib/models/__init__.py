@@ -20,7 +20,6 @@ from reverse_lib.models.checkpoint import (
     ImageOnlyProcessor,
     ModelError,
     decode_turn,
-    known_warnings_silenced,
     load_agent,
     load_interface,
     load_model,
