@@ -129,14 +129,14 @@ def geolocate(photos, model, tools, calling, coarse, as_json, map_file, live) ->
         trajectories = rollout(
             agent, list(loaded.values()), search, agent.interface, tools=offered, progress=bar.update
         )
-    told = show.Told(dict(zip(loaded, trajectories, strict=True)), _words_of(agent), coarse)
+    answers = show.Answers(dict(zip(loaded, trajectories, strict=True)), _words_of(agent), coarse)
     note = WORLD_ONLY if agent.interface.name == "tiny" else ""
     if as_json:
-        click.echo(json.dumps({"model": model, "note": note, "photos": told.rows()}, ensure_ascii=False))
+        click.echo(json.dumps({"model": model, "note": note, "photos": answers.rows()}, ensure_ascii=False))
     else:
-        click.echo("\n".join([told.text(), *([f"\n{note}"] if note else [])]))
+        click.echo("\n".join([answers.text(), *([f"\n{note}"] if note else [])]))
     if map_file:
-        _write_map(told.map(), map_file)
+        _write_map(answers.map(), map_file)
     sys.exit(2 if failed else 0)
 
 
