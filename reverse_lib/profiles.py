@@ -40,6 +40,9 @@ class Budgets:
                 raise ValueError(f"Budgets.{item.name}={value!r}: give a whole number of at least {least}")
 
 
+TEACHER_BUDGETS = Budgets(nudges=5)  # the paper's: a turn that neither calls nor answers is told so, five times at most
+
+
 @dataclass(frozen=True)
 class Weights:
     """Weights of the reward; the first three of the total, the others inside the process part."""

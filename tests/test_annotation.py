@@ -15,11 +15,11 @@ from fake_endpoint import KEY, coloured, natively, status, turn_of
 
 from reverse_lib.annotation import annotate, answered_directly, hard_luck, sample_counts, without_nudges
 from reverse_lib.annotation.samples import let_down
-from reverse_lib.annotation.teachers import TEACHER_BUDGETS, AnnotationStopped
+from reverse_lib.annotation.teachers import AnnotationStopped
 from reverse_lib.environment import FULL, TINY, UNREADABLE, AgentError, AgentRefused, rollout
 from reverse_lib.models import Endpoint
 from reverse_lib.photos import Photo
-from reverse_lib.profiles import AnnotationConfig, EndpointConfig
+from reverse_lib.profiles import TEACHER_BUDGETS, AnnotationConfig, EndpointConfig
 from reverse_lib.trajectory import FilterRules, Journal, Step, filter_trajectories, load_trajectories
 
 TESTS = Path(__file__).parent

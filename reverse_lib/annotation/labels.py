@@ -96,7 +96,7 @@ def judged(
 
     Args:
         trajectories: Those without a known place are not judged.
-        judge: An agent (conversations -> texts), such as a `models.Endpoint`, which is then asked without tools.
+        judge: An agent as `environment.rollout` takes it, such as a `models.Endpoint`, then asked without tools.
         file: A `.jsonl` file that keeps each verdict at once; what it holds is not asked again.
         only: The searches to judge, as keys of `Labels`; all when None.
         in_a_row: So many refusals of the endpoint in a row stop the run.
