@@ -74,7 +74,7 @@ class ModelConfig:
 
     @property
     def loading(self) -> dict[str, Any]:
-        """The arguments of `policy.load_model` besides the checkpoint."""
+        """The arguments of `models.load_model` besides the checkpoint."""
         return {"device": self.device, "lora_rank": self.lora_rank, "train_vision": self.train_vision}
 
 

@@ -15,7 +15,8 @@ from models import BROKEN, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, drawn_photo,
 from transformers import TrainerCallback
 
 from reverse_lib.environment import TINY
-from reverse_lib.models import policy
+from reverse_lib.models import load_model, load_processor
+from reverse_lib.models.checkpoint import with_lora
 from reverse_lib.profiles import GrpoConfig
 from reverse_lib.training import grpo
 from reverse_lib.training.sft import History
@@ -28,7 +29,7 @@ def scripted_trainer(folder, scripts=SCRIPTS, weights=None, lora_rank=0, photo=N
     """A trainer on one photo whose rollout i writes scripts[i]; what each step is trained on is kept in `.recorded`."""
     model, processor = untrained()
     if lora_rank:
-        model = policy.with_lora(model, lora_rank)
+        model = with_lora(model, lora_rank)
     config = dict(
         steps=1, prompts_per_step=1, group_size=len(scripts), learning_rate=1e-3, temperature=1.0, save_steps=0
     ) | {"credit": "turn"}
@@ -83,7 +84,7 @@ def rows_of(trainer) -> list[dict]:
 def train_agent(folder, on_row=None) -> tuple[list[dict], torch.nn.Module]:
     """Three real steps of the shipped agent on two drawn photos."""
     torch.set_num_threads(1)
-    model, processor = policy.load_model(AGENT, train_vision=False), policy.load_processor(AGENT)
+    model, processor = load_model(AGENT, train_vision=False), load_processor(AGENT)
     photos = [drawn_photo("photo-1"), drawn_photo("photo-2")]
     config = GrpoConfig(
         steps=3, prompts_per_step=1, group_size=4, max_turn_tokens=160, learning_rate=1e-3, save_steps=1

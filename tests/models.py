@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from PIL import Image, ImageDraw
 
-from reverse_lib.models import policy
+from reverse_lib.models import ImageOnlyProcessor, quicken
 from reverse_lib.photos import Photo
 from reverse_lib.search import SearchAnswer, SearchResult
 from reverse_lib.trajectory import ToolCall, format_turn
@@ -59,8 +59,8 @@ def untrained(seed: int = 0):
     """A tiny model with random weights and its processor, the same for one seed."""
     torch.manual_seed(seed)
     model, tokenizer = tiny.build(("Spain", "Chile", "reads", "Find", "place", "Where", "is", "this"), seed=seed)
-    policy.quicken_vision(model)
-    return model, policy.ImageOnlyProcessor(tiny.image_processor(), tokenizer, chat_template=tokenizer.chat_template)
+    quicken(model)
+    return model, ImageOnlyProcessor(tiny.image_processor(), tokenizer, chat_template=tokenizer.chat_template)
 
 
 class Scripted:

@@ -6,10 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from reverse_lib.scale.tables import IMAGE_CACHE, RL, SFT, TEXT_CACHE
-from reverse_lib.trajectory import TOOLS
+from reverse_lib.scale.released import CACHES, IMAGE, RL, SFT, TEXT, TOOLS, ZOOM
 
-ZOOM, IMAGE, TEXT = TOOLS
 FOLDER = "/mnt/somewhere/REVERSE/images"  # absolute, as the keys of the released caches are
 CALL = '<tool_call>{{"name": "{}", "arguments": {}}}</tool_call>'
 SIGNS = """Image search results for region [100, 100, 400, 300]:
@@ -22,9 +20,9 @@ SIGNS = """Image search results for region [100, 100, 400, 300]:
 PAGES = """Web search results for: Torre dell'Elefante Cagliari
 
 [1] Cagliari
-    URL: https://guide.example/cagliari
-    The tower, 39.22 N.
-    Built in 1307.
+URL: https://guide.example/cagliari
+The tower, 39.22 N.
+Built in 1307.
 [2] Elephants
     URL: https://zoo.example/
     Big animals."""
@@ -59,11 +57,11 @@ def sft_row(*more, photo="part00_images/a_0.jpg"):
     return {"messages": conversation(*more), "images": images}
 
 
-def rl_row(number, photo="part00_images/a_0.jpg", truth="39.2150, 9.1100, Italy, Cagliari", km=0.74, missing=()):
+def rl_row(number, photo="part00_images/a_0.jpg", truth="39.2150, 9.1100, Italy, Cagliari", km=0.74):
     path = f"images/{photo}"
-    tools = {tool: None if tool in missing else {"create_kwargs": {"image": path}} for tool in TOOLS}
     info = {"answer": truth, "index": number, "img_id": Path(photo).name, "part": "part00", "difficulty": "easy"}
-    info |= {"km": km, "need_tools_kwargs": True, "split": "train", "tools_kwargs": tools}
+    info |= {"km": km, "need_tools_kwargs": True, "split": "train"}
+    info |= {"tools_kwargs": {tool: {"create_kwargs": {"image": path}} for tool in TOOLS}}
     return {
         "data_source": "coldstart",
         "prompt": conversation()[:2],
@@ -75,42 +73,36 @@ def rl_row(number, photo="part00_images/a_0.jpg", truth="39.2150, 9.1100, Italy,
     }
 
 
-def image_row(position, title, useful=False, call=0, photo="a_0.jpg", bbox="[100.0, 100.0, 400.0, 300.0]", **more):
-    empty = position == -1
+def cache_row(title, useful, call, photo, **columns):
     return {
         "image_id": "a.jpg",
         "image_path": f"{FOLDER}/part00_images/{photo}",
-        "bbox": bbox,
         "call_idx": call,
-        "result_pos": position,
-        "result_title": "" if empty else title,
-        "result_link": "" if empty else f"https://guide.example/{title}",
-        "result_source": "" if empty else "Guide",
-        "result_thumbnail": "",
+        "result_title": title,
         "is_geo_useful": useful,
         "useful_indices": "[1]",
         "n_useful": 1,
         "call_turn": 3,
         "part": "part00",
-    } | more
+    } | columns
 
 
-def text_row(position, title, useful=False, call=0, photo="a_0.jpg", query="Torre Cagliari", **more):
-    row = image_row(position, title, useful, call, photo)
-    for name in ("bbox", "result_pos", "result_link", "result_source", "result_thumbnail"):
-        del row[name]
-    found = {"result_url": "", "result_content": ""} if position == -1 else {}
-    asked = {"query": query, "result_index": position}
-    return (
-        row | {"result_url": f"https://w.example/{title}", "result_content": f"All of {title}."} | found | asked | more
-    )
+def image_row(position, title, useful=False, call=0, photo="a_0.jpg", bbox="[100.0, 100.0, 400.0, 300.0]", **columns):
+    texts = {"result_link": title and f"https://guide.example/{title}", "result_source": title and "Guide"}
+    asked = {"bbox": bbox, "result_pos": position, "result_thumbnail": ""}
+    return cache_row(title, useful, call, photo, **(asked | texts | columns))
+
+
+def text_row(position, title, useful=False, call=0, photo="a_0.jpg", query="Torre Cagliari", **columns):
+    texts = {"result_url": title and f"https://w.example/{title}", "result_content": title and f"All of {title}."}
+    return cache_row(title, useful, call, photo, **({"query": query, "result_index": position} | texts | columns))
 
 
 IMAGE_ROWS = [
-    image_row(2, "late", call=1, photo="b_0.tiff"),  # neither sorted by photo, nor by position
+    image_row(2, "late", call=1, photo="b_0.jpg"),  # neither sorted by photo, nor by position
     image_row(1, "tower", useful=False),
     image_row(2, "arch"),
-    image_row(1, "first", call=1, photo="b_0.tiff", result_source=None),
+    image_row(1, "first", call=1, photo="b_0.jpg", result_source=None),
     image_row(1, "tower of the first", useful=True),  # a duplicate of the second row, and the useful one
     image_row(-1, "", call=2, bbox="[0, 0, 90.5, 1000]"),
     image_row(2, "arch", call=3),  # the same box again
@@ -123,20 +115,23 @@ TEXT_ROWS = [
 ]
 
 
-def table(rows, schema):
-    return pa.Table.from_pylist(rows, schema=schema)
+def write(path: Path, rows: list[dict], schema: pa.Schema | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
 def make_root(root: Path) -> Path:
     """A folder as it is downloaded."""
-    for folder in ("images/part00_images", "sft", "rl", "rl_cache"):
-        (root / folder).mkdir(parents=True)
-    for name in ("a_0.jpg", "b_0.tiff"):
+    write(
+        root / "sft/train_sft_coldstart_v5.parquet",
+        [sft_row(), sft_row(said("Hm."), {"role": "user", "content": "Go on."})],
+        SFT,
+    )
+    rows = [rl_row(0), rl_row(1, "part00_images/b_0.jpg", "-1.5, 2, Unknown, Old Town, Upper", None)]
+    write(root / "rl/train_rl_v5_full.parquet", rows, RL)
+    write(root / "rl_cache/image_search_cache.parquet", IMAGE_ROWS, CACHES[IMAGE])
+    write(root / "rl_cache/text_search_cache.parquet", TEXT_ROWS, CACHES[TEXT])
+    (root / "images/part00_images").mkdir(parents=True)
+    for name in ("a_0.jpg", "b_0.jpg"):
         Image.new("RGB", (40, 30), "teal").save(root / "images/part00_images" / name)
-    pq.write_table(table([sft_row(), sft_row(said("Hm."), {"role": "user", "content": "Go on."})], SFT),
-                   root / "sft/train_sft_coldstart_v5.parquet")  # fmt: skip
-    rows = [rl_row(0), rl_row(1, "part00_images/b_0.tiff", "-1.5, 2, Unknown, Old Town, Upper", None, [ZOOM, TEXT])]
-    pq.write_table(table(rows, RL), root / "rl/train_rl_v5_full.parquet")
-    pq.write_table(table(IMAGE_ROWS, IMAGE_CACHE), root / "rl_cache/image_search_cache.parquet")
-    pq.write_table(table(TEXT_ROWS, TEXT_CACHE), root / "rl_cache/text_search_cache.parquet")
     return root

@@ -9,7 +9,7 @@ from models import GUESS, KnownSearch, Scripted, drawn_photo, untrained
 
 from reverse_lib.environment import TINY, rollout
 from reverse_lib.evaluation import METRICS, effects, evaluate
-from reverse_lib.models import policy
+from reverse_lib.models import Agent, save_checkpoint
 from reverse_lib.profiles import FULL, START, VARIANTS, AblationConfig, GrpoConfig, Variant, get_profile
 from reverse_lib.search import SearchCache
 from reverse_lib.training import ablations, grpo
@@ -23,7 +23,7 @@ CONFIG = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, max_completion_to
 @pytest.fixture
 def start(tmp_path):
     model, processor = untrained()
-    return policy.save_checkpoint(tmp_path / "start", model, processor, TINY)
+    return save_checkpoint(tmp_path / "start", model, processor, TINY)
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_finished_runs_are_read_again_and_an_untrained_one_stands_for_every_seed
 def test_runs_of_a_profile_are_made_side_by_side_once_and_as_one_process_does(
     start, tmp_path, world, monkeypatch, capfd
 ):
-    monkeypatch.setattr(ablations, "Agent", policy.Agent)  # another process knows of no script
+    monkeypatch.setattr(ablations, "Agent", Agent)  # another process knows of no script
 
     def profile(name, processes):
         chosen = AblationConfig(True, f"{START}, zoom only", seeds=1, photos=2, processes=processes)

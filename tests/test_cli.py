@@ -20,7 +20,7 @@ from reverse_lib.__main__ import main
 from reverse_lib.environment import FULL, TINY
 from reverse_lib.evaluation import METRICS
 from reverse_lib.geo import Answer
-from reverse_lib.models import policy
+from reverse_lib.models import save_checkpoint
 from reverse_lib.photos import Photo
 from reverse_lib.search import SearchAnswer, SearchResult
 from reverse_lib.trajectory import format_turn
@@ -84,7 +84,7 @@ def cli(monkeypatch):
         asked.model, asked.settings = path, settings
         return Scripted(asked.interface, settings.get("tools", ("text_search_tool",)))
 
-    monkeypatch.setattr(policy, "load_agent", load_agent)
+    monkeypatch.setattr("reverse_lib.models.checkpoint.load_agent", load_agent)
     monkeypatch.setattr("reverse_lib.world.World", TinyWorld)
     monkeypatch.setattr("huggingface_hub.HfApi.repo_exists", lambda self, name: name == "Qwen/Qwen3-VL-4B-Instruct")
 
@@ -300,7 +300,7 @@ def test_help_of_the_real_program_lists_its_commands_quickly_and_without_torch()
 def checkpoint(tmp_path_factory):
     """A folder with a tiny model of random weights, as a training stage leaves it."""
     model, processor = untrained()
-    return policy.save_checkpoint(tmp_path_factory.mktemp("models") / "tiny", model, processor, TINY)
+    return save_checkpoint(tmp_path_factory.mktemp("models") / "tiny", model, processor, TINY)
 
 
 @pytest.fixture(scope="module")
@@ -389,7 +389,7 @@ def test_a_world_photo_saved_as_a_file_searches_the_same_web_but_without_labels(
         def turn(self, searched):
             return format_turn("Nothing.", [], answer=ANSWER) if searched else f"<think>A landmark.</think>{call}"
 
-    monkeypatch.setattr(policy, "load_agent", lambda path, **settings: Looks())
+    monkeypatch.setattr("reverse_lib.models.checkpoint.load_agent", lambda path, **settings: Looks())
     street.load().save(tmp_path / "a.png")
     result = CliRunner().invoke(main, ["geolocate", str(tmp_path / "a.png"), "--json"])
     (row,) = json.loads(result.stdout)["photos"]

@@ -16,7 +16,7 @@ from reverse_lib.__main__ import main
 from reverse_lib.environment import FULL, TINY
 from reverse_lib.evaluation import METRICS
 from reverse_lib.geo import Answer
-from reverse_lib.models import policy
+from reverse_lib.models import checkpoint
 from reverse_lib.photos import listing as benchmarks
 from reverse_lib.search import GoogleVision, SearchCache, Serper, Tavily
 from reverse_lib.search.live import choice
@@ -35,7 +35,7 @@ def cli(monkeypatch, tmp_path):
 
     for name in (*KEYS, "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(policy, "load_agent", load_agent)
+    monkeypatch.setattr(checkpoint, "load_agent", load_agent)
     monkeypatch.setattr("reverse_lib.world.World", TinyWorld)
     monkeypatch.setattr(TinyWorld, "down", False)
 

@@ -14,7 +14,7 @@ from models import GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, Scripted, drawn_phot
 from transformers import AutoModelForImageTextToText, Qwen3VLConfig
 
 from reverse_lib.environment import FULL, rollout
-from reverse_lib.models import policy
+from reverse_lib.models import checkpoint
 from reverse_lib.profiles import get_profile
 from reverse_lib.training import grpo, sft
 
@@ -64,7 +64,7 @@ def shallow():
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
     model.generation_config.eos_token_id = ids("<|im_end|>")
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    return policy.with_lora(model, 4), processor
+    return checkpoint.with_lora(model, 4), processor
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from models import BROKEN, EVIDENCE, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, dr
 
 from reverse_lib.environment import TINY, UNREADABLE
 from reverse_lib.geo import accuracy_reward, haversine_km
-from reverse_lib.models import policy
+from reverse_lib.models import load_model
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import GrpoConfig, Weights
 from reverse_lib.reward import label_advantages, label_rewards, trajectory_advantages, turn_advantages, turn_rewards
@@ -417,7 +417,7 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path):
     assert len({row["num_tokens"] for row in facts(whole)}) == 3 and any(row.get("grad_norm") for row in whole)
     for (name, value), (_, expected) in zip(model.state_dict().items(), other.state_dict().items(), strict=True):
         assert torch.equal(value, expected), name
-    fresh = policy.load_model(AGENT)
+    fresh = load_model(AGENT)
     fresh.load_state_dict(model.state_dict())
     ids = torch.arange(20, 40)[None]
     with torch.no_grad():  # in float32 again, not in the bfloat16 of training

@@ -11,7 +11,7 @@ from models import untrained
 from PIL import Image
 
 from reverse_lib.environment import TINY
-from reverse_lib.models import policy
+from reverse_lib.models import load_agent, right_padded
 from reverse_lib.trajectory import parse_turn
 from reverse_lib.world import World
 from reverse_lib.world.base import lettering, pretrain, skills, tiny, vision
@@ -197,7 +197,7 @@ def test_fused_layers_learn_drills_of_any_length_as_plain_ones(drills):
         if fused:
             vision.fuse(layers[:1], many_sizes=True)  # one stands for all: compiling takes its time
         model.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16), policy.right_padded(model):
+        with torch.autocast("cpu", dtype=torch.bfloat16), right_padded(model):
             losses = [pretrain.skill_loss(model, *batch) for batch in batches]
         sum(losses).backward()
         slopes = torch.cat([p.grad.flatten() for p in layers.parameters()])
@@ -313,7 +313,7 @@ def test_the_base_is_built_in_one_go_and_goes_on_where_it_stopped(tmp_path, monk
     torch.save(parts["both"] | {"done": ["naming"]}, tmp_path / "both.pt")
     pretrain.build_base(tmp_path, recipe)
     assert steps == [["copying", "judging", "pointing", "reading"]] * 2
-    assert policy.load_agent(tmp_path).interface == TINY
+    assert load_agent(tmp_path).interface == TINY
 
 
 def test_long_lists_where_nothing_fits_what_was_seen_are_no_rarity():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from reverse_lib.evaluation import claims as replication
 from reverse_lib.evaluation import compare, evaluate, summarize
-from reverse_lib.models import policy
+from reverse_lib.models import load_agent
 from reverse_lib.profiles import FULL, START
 from reverse_lib.trajectory import TOOLS
 from reverse_lib.world import World
@@ -105,7 +105,7 @@ def test_what_is_ours_takes_little_of_a_step_and_training_no_more_than_eight_min
 @pytest.mark.parametrize(("model", "variant"), [("sft", replication.DIRECT), ("coldstart", START)])
 def test_the_shipped_supervised_models_answer_as_those_of_the_run(runs, model, variant):
     world, count = World(0, 200), 40
-    agent = policy.load_agent(ROOT / "data" / "models" / model, tools=() if variant == replication.DIRECT else TOOLS)
+    agent = load_agent(ROOT / "data" / "models" / model, tools=() if variant == replication.DIRECT else TOOLS)
     photos = world.photos("test-new", 300)[:count]
     found = evaluate(agent, photos, world.live, agent.interface, tools=agent.tools).set_index("photo_id")
     kept = runs.query("variant == @variant and seed == 0").set_index("photo_id").loc[found.index]
@@ -115,7 +115,7 @@ def test_the_shipped_supervised_models_answer_as_those_of_the_run(runs, model, v
 
 def test_the_shipped_agent_is_as_good_at_everything_as_when_notebook_04_had_trained_it():
     world, after = World(0, 200), json.loads((KEPT / "04_grpo.metrics.json").read_text())["after"]
-    agent = policy.load_agent(ROOT / "data" / "models" / "agent")
+    agent = load_agent(ROOT / "data" / "models" / "agent")
     found = summarize(evaluate(agent, world.photos("test-new", 300), world.live, agent.interface))["value"]
     names = ["reward", "within_25km", "within_2500km", "evidence_mcc", "box_iou", "query_hit", "calls_image"]
     assert found[names].to_dict() == pytest.approx({name: after[name] for name in names}, abs=0.02)

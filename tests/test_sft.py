@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention, Qwen3VLVisionPatchEmbed
 
 from reverse_lib.environment import FULL, TINY, GeoEnvironment, conversation, initial_messages, rollout, with_photo
-from reverse_lib.models import policy
+from reverse_lib.models import checkpoint, cpu
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import Budgets, SftConfig
 from reverse_lib.training import sft
@@ -56,7 +56,7 @@ def test_prompt_ids_of_sft_equal_those_of_rollouts_and_of_rl(made):
     batch = sft.Collator(processor)([sft.make_sft_dataset([long], {photo.photo_id: photo}, TINY)[0]])
     environment = GeoEnvironment(KnownSearch(), {photo.photo_id: photo}, TINY)
     prompt = with_photo(initial_messages(TINY), environment.reset(photo_id=photo.photo_id))
-    ids = policy.encode(processor, [prompt])["input_ids"][0].tolist()
+    ids = checkpoint.encode(processor, [prompt])["input_ids"][0].tolist()
     assert batch["input_ids"][0].tolist()[: len(ids)] == ids
     assert (batch["labels"][0][: len(ids)] == sft.IGNORE_INDEX).all()
 
@@ -66,7 +66,7 @@ def test_the_conversation_before_each_turn_is_a_prefix_of_the_training_sample(ma
     messages = conversation(long, photo.load(), TINY)
     whole = sft.Collator(processor)([{"messages": messages, "tools": sft.tool_functions()}])["input_ids"][0].tolist()
     for end in [i for i, message in enumerate(messages) if message["role"] == "assistant"]:
-        ids = policy.encode(processor, [messages[:end]])["input_ids"][0].tolist()
+        ids = checkpoint.encode(processor, [messages[:end]])["input_ids"][0].tolist()
         assert whole[: len(ids)] == ids
 
 
@@ -213,8 +213,8 @@ def test_photos_as_large_as_they_come_are_not_kept_in_memory(made):
 
 def test_the_eyes_can_be_held_still(made, tmp_path):
     _, processor, photo, long, short = made
-    policy.save_checkpoint(tmp_path / "base", *untrained(5), TINY)
-    model = policy.load_model(tmp_path / "base", train_vision=False)
+    checkpoint.save_checkpoint(tmp_path / "base", *untrained(5), TINY)
+    model = checkpoint.load_model(tmp_path / "base", train_vision=False)
     before = {name: value.clone() for name, value in model.named_parameters()}
     dataset = sft.make_sft_dataset([long, short] * 2, {photo.photo_id: photo}, TINY)
     sft.train_sft(model, processor, dataset, SftConfig(batch_size=4, epochs=3), tmp_path)
@@ -225,7 +225,7 @@ def test_the_eyes_can_be_held_still(made, tmp_path):
 def test_lora_trains_adapters_of_the_language_model_and_nothing_else(made, tmp_path):
     model, processor = untrained(2)
     _, _, photo, long, short = made
-    wrapped = policy.with_lora(model, 4)
+    wrapped = checkpoint.with_lora(model, 4)
     trainable = [name for name, value in wrapped.named_parameters() if value.requires_grad]
     assert trainable and all("lora_" in name and "language_model" in name for name in trainable)
     frozen = {name: value.clone() for name, value in wrapped.named_parameters() if not value.requires_grad}
@@ -239,13 +239,13 @@ def test_lora_trains_adapters_of_the_language_model_and_nothing_else(made, tmp_p
 
 def test_adapters_saved_and_loaded_and_merged_give_the_same_logits(tmp_path):
     model, processor = untrained()
-    wrapped = policy.with_lora(model, 4)
+    wrapped = checkpoint.with_lora(model, 4)
     with torch.no_grad():
         for name, value in wrapped.named_parameters():
             if "lora_B" in name:
                 value.normal_(0, 0.1)  # zero before training, so that adapters change nothing
     conversation_ = with_photo(initial_messages(TINY), [{"type": "image", "image": drawn_photo().load()}])
-    inputs = policy.encode(processor, [conversation_])
+    inputs = checkpoint.encode(processor, [conversation_])
 
     def logits(of):
         with torch.inference_mode():
@@ -255,8 +255,8 @@ def test_adapters_saved_and_loaded_and_merged_give_the_same_logits(tmp_path):
     wrapped.save_pretrained(tmp_path / "adapters")
     assert sum(file.stat().st_size for file in (tmp_path / "adapters").iterdir()) < 1_000_000
     reloaded = PeftModel.from_pretrained(untrained()[0], tmp_path / "adapters")
-    policy.save_checkpoint(tmp_path / "merged", wrapped, processor, TINY)
-    merged = policy.load_model(tmp_path / "merged")
+    checkpoint.save_checkpoint(tmp_path / "merged", wrapped, processor, TINY)
+    merged = checkpoint.load_model(tmp_path / "merged")
     torch.testing.assert_close(logits(reloaded), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logits(merged), expected, atol=1e-4, rtol=1e-4)
     assert not any("lora" in name for name, _ in merged.named_parameters())
@@ -265,11 +265,11 @@ def test_adapters_saved_and_loaded_and_merged_give_the_same_logits(tmp_path):
 
 def test_a_saved_checkpoint_answers_as_the_model_in_memory(made, tmp_path):
     model, processor, photo, long, _ = made
-    policy.save_checkpoint(tmp_path / "agent", model, processor, TINY)
-    loaded = policy.load_agent(tmp_path / "agent", max_new_tokens=12)
+    checkpoint.save_checkpoint(tmp_path / "agent", model, processor, TINY)
+    loaded = checkpoint.load_agent(tmp_path / "agent", max_new_tokens=12)
     prompt = conversation(long, photo.load(), TINY)[:2]
     assert loaded.interface == TINY
-    assert loaded([prompt]) == policy.Agent(model, processor, TINY, max_new_tokens=12)([prompt])
+    assert loaded([prompt]) == checkpoint.Agent(model, processor, TINY, max_new_tokens=12)([prompt])
 
 
 def test_the_image_only_processor_gives_the_ids_and_pixels_of_the_full_one(made, tmp_path):
@@ -283,7 +283,7 @@ def test_the_image_only_processor_gives_the_ids_and_pixels_of_the_full_one(made,
     for name, kind in (("preprocessor", "image_processor_type"), ("video_preprocessor", "video_processor_type")):
         value = "Qwen2VLImageProcessor" if name == "preprocessor" else "Qwen3VLVideoProcessor"
         (tmp_path / f"{name}_config.json").write_text(json.dumps(settings | {kind: value}, default=str))
-    full = policy.load_processor(tmp_path)
+    full = checkpoint.load_processor(tmp_path)
     assert type(full).__name__ == "Qwen3VLProcessor"
     sample = {"messages": conversation(long, photo.load(), TINY), "tools": sft.tool_functions()}
     one, other = sft.Collator(ours)([sample]), sft.Collator(full)([sample])
@@ -304,7 +304,7 @@ def test_so_it_does_where_torchvision_is_missing_with_a_stand_in_for_its_few_fun
 
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
-        policy.load_model(tmp_path / "nowhere")
+        checkpoint.load_model(tmp_path / "nowhere")
 
 
 def plain_copy(model):
@@ -336,7 +336,7 @@ def test_an_image_too_large_for_plain_attention_is_attended_by_the_fused_kernel(
     batch.pop("labels")
     with torch.no_grad():
         expected = model(**batch).logits
-        monkeypatch.setattr(policy, "_PLAIN_ATTENTION_MAX", 60)
+        monkeypatch.setattr(cpu, "_PLAIN_ATTENTION_MAX", 60)
         torch.testing.assert_close(model(**batch).logits, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -372,7 +372,7 @@ def test_right_padded_rows_give_the_same_loss_and_gradients_without_a_mask(made)
     loss, usual = gradient()
     config = model.model.language_model.config
     before = config._attn_implementation
-    with policy.right_padded(model):
+    with cpu.right_padded(model):
         assert config._attn_implementation == "causal_bf16"
         quick_loss, quick = gradient()
     assert config._attn_implementation == before != "causal_bf16"
@@ -388,7 +388,7 @@ def test_attention_in_blocks_is_causal_attention(length):
     blocks, usual = ([torch.randn(size).requires_grad_() for size in sizes] for _ in range(2))
     for mine, theirs in zip(blocks, usual, strict=True):
         theirs.data.copy_(mine.data)
-    found, _ = policy._attend_causally(SimpleNamespace(num_key_value_groups=3), *blocks, scaling=32**-0.5)
+    found, _ = cpu._attend_causally(SimpleNamespace(num_key_value_groups=3), *blocks, scaling=32**-0.5)
     query, key, value = usual
     shared = (key.repeat_interleave(3, 1), value.repeat_interleave(3, 1))
     known = torch.nn.functional.scaled_dot_product_attention(query, *shared, is_causal=True).transpose(1, 2)
@@ -404,7 +404,7 @@ def test_an_agent_never_writes_the_placeholder_of_a_picture():
     wanted = torch.zeros(model.lm_head.out_features)
     wanted[[processor.image_token_id, processor.video_token_id]] = 1e4
     model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + wanted)
-    agent = policy.Agent(model, processor, TINY, max_new_tokens=4)
+    agent = checkpoint.Agent(model, processor, TINY, max_new_tokens=4)
     (record,) = rollout(agent, [drawn_photo()], KnownSearch(), budgets=Budgets(turns=2))
     assert len(record.steps) == 2 and not any("_pad|>" in step.text for step in record.steps)
 
@@ -415,18 +415,18 @@ def test_a_still_tower_looks_at_each_picture_once_with_the_same_result():
     tower.patch_embed.register_forward_hook(lambda module, inputs, output: asked.append(len(output)))
     photos = [drawn_photo().load(), drawn_photo().load().rotate(180), drawn_photo().load().crop((0, 0, 320, 240))]
     talks = [with_photo(initial_messages(TINY), [{"type": "image", "image": photos[i]}]) for i in (0, 1, 0, 2)]
-    inputs = policy.encode(processor, talks)
+    inputs = checkpoint.encode(processor, talks)
 
     def logits():
         asked.clear()
         with torch.no_grad():
             return model(**inputs).logits, sum(asked)
 
-    with policy.pictures_remembered(model):
+    with cpu.pictures_remembered(model):
         expected, patches = logits()
         assert patches == len(inputs["pixel_values"])  # a tower that learns is left alone
     tower.requires_grad_(False)
-    with policy.pictures_remembered(model):
+    with cpu.pictures_remembered(model):
         first, looked_at = logits()
         again, looked_again = logits()
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -435,7 +435,7 @@ def test_a_still_tower_looks_at_each_picture_once_with_the_same_result():
     torch.testing.assert_close(first, expected)
     torch.testing.assert_close(again, expected)
     assert logits()[1] == patches
-    with policy.pictures_remembered(model, most=1):
+    with cpu.pictures_remembered(model, most=1):
         torch.testing.assert_close(logits()[0], expected)
         torch.testing.assert_close(logits()[0], expected)
 

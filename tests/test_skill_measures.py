@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from reverse_lib.environment import TINY
-from reverse_lib.models import policy
+from reverse_lib.models import load_agent
 from reverse_lib.world.base import pretrain, skill_measures, skills
 
 
@@ -55,7 +55,7 @@ def test_names_on_measured_crops_are_held_out_from_training(pool):
 
 
 def test_the_shipped_base_can_read_point_judge_and_copy_what_it_has_never_seen(pool):
-    measured = skill_measures.measure_base(policy.load_agent("data/models/base"), pool, n=64)
+    measured = skill_measures.measure_base(load_agent("data/models/base"), pool, n=64)
     # the goals on 512 drills are 0.70, 0.90, 0.50 and 0.95 (model card); 64 drills may miss them by chance
     assert measured["read_photo"] >= 0.6 and measured["point"] >= 0.75
     assert measured["judge_mcc"] >= 0.9 and measured["copy"] >= 0.9

@@ -103,7 +103,7 @@ def test_files_give_back_what_was_saved(tmp_path, suffix, rows):
 
 
 def test_parquet_keeps_the_order_over_several_row_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_CHUNK_ROWS", 2)
+    monkeypatch.setattr(module, "_GROUP_ROWS", 2)
     rows = [Trajectory(f"p{i}") for i in range(5)]
     save_trajectories(tmp_path / "rows.parquet", rows)
     assert load_trajectories(tmp_path / "rows.parquet") == rows

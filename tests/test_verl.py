@@ -13,11 +13,9 @@ from reverse_lib.environment import FULL
 from reverse_lib.photos import Photo
 from reverse_lib.reward import score
 from reverse_lib.scale import ReleasedData, compute_score, export_verl, write_rl
-from reverse_lib.scale.tables import IMAGE_CACHE, RL, TEXT_CACHE, InteropError
+from reverse_lib.scale.released import CACHES, IMAGE, RL, TEXT, ZOOM, ReleasedError
 from reverse_lib.search import SearchCache, SearchResult
 from reverse_lib.trajectory import TOOLS
-
-ZOOM, IMAGE, TEXT = TOOLS
 
 
 @pytest.fixture
@@ -47,10 +45,10 @@ def test_exported_rows_have_exactly_the_released_schema(exported, tmp_path):
     assert info["tools_kwargs"][TEXT] == {"create_kwargs": {"image": "images/p/1.jpg"}}
     assert second["reward_model"]["ground_truth"] == "0.0000, 0.0000, Unknown, Unknown"
     assert second["extra_info"]["index"] == 1
-    for name, schema, count in (("image_cache", IMAGE_CACHE, 1), ("text_cache", TEXT_CACHE, 1)):
-        table_ = pq.read_table(exported[name])
-        assert table_.schema.equals(schema) and table_.num_rows == count
-    with pytest.raises(InteropError, match="x: its place is unknown"):
+    for name, tool in (("image_cache", IMAGE), ("text_cache", TEXT)):
+        table = pq.read_table(exported[name])
+        assert table.schema.equals(CACHES[tool]) and table.num_rows == 1
+    with pytest.raises(ReleasedError, match="x: its place is unknown"):
         write_rl(tmp_path / "no.parquet", [Photo("x", None)])
     assert not (tmp_path / "no.parquet").exists()
 

@@ -1,5 +1,15 @@
-"""photos"""
+"""Photos: one of them, as plain pixels; lists of them with their true places.
 
-from reverse_lib.photos.decoding import MAX_PIXELS, PhotoError, load_photo
+- `load_photo(path_or_bytes)`: RGB, upright, without metadata; raises `PhotoError`
+- `Photo`: a photo and what is known about it
+- `PhotoError`: a photo that can't be used, why, and what to do
+- `crop(image, bbox_2d)`: a region at the picture's own resolution
+- `MAX_PIXELS`: the largest picture that is opened
+- `folder(path)`: somebody's own photos, listed in a CSV, as a `Listing`
+- `load(benchmark, root)`: a public benchmark or a folder, as a `Listing`
+- `Listing`: photos that can be used, and the rows that can't, each with line, kind and reason
+- `PUBLISHED`: how many photos each benchmark was published with
+"""
+
 from reverse_lib.photos.listing import PUBLISHED, Listing, folder, load
-from reverse_lib.photos.photo import Photo, crop
+from reverse_lib.photos.photo import MAX_PIXELS, Photo, PhotoError, crop, load_photo

@@ -24,9 +24,8 @@ from pathlib import Path, PureWindowsPath
 
 import pandas as pd
 
-from reverse_lib.photos.decoding import PhotoError
 from reverse_lib.photos.lists import Row, read_columns, read_lines, read_rows
-from reverse_lib.photos.photo import Photo
+from reverse_lib.photos.photo import Photo, PhotoError
 
 NAMES = ("im2gps3k", "yfcc4k", "folder")
 PUBLISHED = {"im2gps3k": 2997, "yfcc4k": 4536}  # photos each is published with

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from reverse_lib.photos.decoding import reason_of
+from reverse_lib.photos.photo import reason_of
 
 COLUMNS = {  # the names each column goes by, in lower case, the best first
     "path": "path file filename file_name image_path img_path image photo img_id image_id photo_id id name".split(),

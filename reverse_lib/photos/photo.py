@@ -1,20 +1,37 @@
-"""A photo and what is known about it, and cutting regions out of it; whole folders are in `benchmarks`.
+"""One photo: reading the pixels of anyone's file, and nothing but the pixels; cutting regions out of it.
 
-`load_photo` comes from `decoding`: RGB, upright, without metadata, or a `PhotoError`.
+A photo comes out as plain RGB, upright, in a new image object: EXIF, GPS position, XMP, colour profile and comments
+stay behind, so nothing but the picture can tell an agent where it was taken. Size is checked before anything is
+decoded; what can't be read is a `PhotoError` that names the file, the reason and what to do about it.
 
-    image = load_photo("holiday.heic")
+Colour profiles are dropped, not applied. Of an animation the first frame is taken. Transparent parts turn white.
+Damaged metadata is ignored; damaged pixels are not.
 """
 
 import math
+import os
+import stat
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
-from reverse_lib.photos.decoding import PhotoError, load_photo
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF")
+MAX_PIXELS = 100_000_000
+MAX_BYTES = 200_000_000
 
-__all__ = ["Photo", "PhotoError", "crop", "load_photo", "to_pixels"]
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
+_RE_EXPORT = "export it again as JPEG or PNG"
+
+
+class PhotoError(ValueError):
+    """A photo that can't be used; the message names it, the reason and a remedy."""
 
 
 @dataclass(frozen=True)
@@ -50,43 +67,163 @@ class Photo:
         return load_photo(self.source)
 
 
-def to_pixels(bbox_2d: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
-    """Turns a box in 0..1000 into the pixels it covers.
-
-    Args:
-        bbox_2d: [x1, y1, x2, y2] in 0..1000; corners may come in either order and are clipped to the picture.
-        width: Width of the picture in pixels.
-        height: Height of the picture in pixels.
-
-    Returns:
-        (left, top, right, bottom) with right and bottom exclusive, inside the picture and at least one pixel each way.
-
-    Raises:
-        ValueError: If the box isn't four finite numbers, or the picture has no pixels.
-    """
-    if width < 1 or height < 1:
-        raise ValueError(f"picture of {width} x {height} pixels: has no pixels; give its real size")
-    x1, y1, x2, y2 = _corners(bbox_2d)
-    left, right = _span(x1, x2, width)
-    top, bottom = _span(y1, y2, height)
-    return left, top, right, bottom
-
-
 def crop(image: Image.Image, bbox_2d: Sequence[float]) -> Image.Image:
-    """Cuts a box out of a picture, at the picture's own resolution; arguments and errors as in `to_pixels`."""
+    """Cuts a box, [x1, y1, x2, y2] in 0..1000 and checked by `geo.as_box`, out of a picture, at its own resolution."""
     return image.crop(to_pixels(bbox_2d, *image.size))
 
 
-def _corners(bbox_2d: Sequence[float]) -> list[float]:
+def to_pixels(bbox_2d: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
+    """The pixels that a box touches: (left, top, right, bottom), right and bottom exclusive, at least one each way."""
+    x1, y1, x2, y2 = bbox_2d  # fractions are kept: rounded to thousandths, a box of a large photo would move
+    left, top = min(math.floor(x1 * width / 1000), width - 1), min(math.floor(y1 * height / 1000), height - 1)
+    return left, top, max(math.ceil(x2 * width / 1000), left + 1), max(math.ceil(y2 * height / 1000), top + 1)
+
+
+def load_photo(
+    path_or_bytes: str | os.PathLike | bytes | bytearray | memoryview,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+) -> Image.Image:
+    """Reads a JPEG, PNG, WebP, HEIC, AVIF or GIF photo.
+
+    Args:
+        path_or_bytes: A file's path, or its content.
+        max_pixels: Largest width x height accepted, in pixels. Pillow's own limit, twice `Image.MAX_IMAGE_PIXELS`,
+            stays in force beside it.
+        max_bytes: Largest file accepted, in bytes.
+
+    Returns:
+        An RGB image, upright, with nothing attached.
+
+    Raises:
+        PhotoError: If there is no such file, or it is empty, too large, damaged or no photo.
+    """
+    name, data = _read(path_or_bytes, max_bytes)
+    if not data:
+        raise PhotoError(f"{name}: the file is empty (0 bytes); copy it again from where it came")
+    _register_heif()
     try:
-        corners = [min(max(float(value), 0.0), 1000.0) if math.isfinite(value) else math.nan for value in bbox_2d]
-    except (TypeError, ValueError, OverflowError):
-        corners = []
-    if len(corners) != 4 or any(map(math.isnan, corners)):
-        raise ValueError(f"box {bbox_2d!r:.80}: not four finite numbers; give [x1, y1, x2, y2] in 0..1000")
-    return corners
+        return _decode(name, data, max_pixels)
+    except PhotoError:
+        bare = _without_metadata(data)
+        if len(bare) == len(data):
+            raise
+        with suppress(PhotoError):  # the second attempt's reason would be about a file the user doesn't have
+            return _decode(name, bare, max_pixels)
+        raise
 
 
-def _span(a: float, b: float, size_px: int) -> tuple[int, int]:
-    first = min(math.floor(min(a, b) * size_px / 1000), size_px - 1)
-    return first, max(math.ceil(max(a, b) * size_px / 1000), first + 1)
+def reason_of(error: BaseException) -> str:
+    """What went wrong, in one line of at most 200 characters."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+@cache
+def _register_heif() -> None:
+    """Teaches Pillow HEIC; on first use, since it takes time that importing shouldn't."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+
+def _read(source: object, max_bytes: int) -> tuple[str, bytes]:
+    """Returns a name for messages, and the file's content."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        _check_size("<bytes>", memoryview(source).nbytes, max_bytes)
+        return "<bytes>", bytes(source)
+    if not isinstance(source, str | os.PathLike):
+        raise PhotoError(f"<{type(source).__name__}>: not a photo; give a path or the file's bytes")
+    name = os.fsdecode(source)
+    try:
+        status = os.stat(source)
+        if stat.S_ISDIR(status.st_mode):
+            raise PhotoError(f"{name}: is a directory; give the path of one photo in it")
+        if not stat.S_ISREG(status.st_mode):
+            raise PhotoError(f"{name}: is a device or pipe; give the path of a photo file")
+        _check_size(name, status.st_size, max_bytes)
+        with open(source, "rb") as file:
+            return name, file.read()
+    except PhotoError:
+        raise
+    except FileNotFoundError as error:
+        raise PhotoError(f"{name}: no such file; check the path and its spelling") from error
+    except (OSError, ValueError) as error:
+        raise PhotoError(f"{name!r}: can't be read ({reason_of(error)}); check the path and its permissions") from error
+
+
+def _check_size(name: str, size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise PhotoError(f"{name}: {size:,} bytes, the limit is {max_bytes:,} bytes; scale it down first")
+
+
+def _decode(name: str, data: bytes, max_pixels: int) -> Image.Image:
+    """Does the work of `load_photo` for content already read."""
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)  # the header only
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PhotoError(f"{name}: too many pixels ({reason_of(error)}); scale it down first") from error
+    except (
+        Exception
+    ) as error:  # on damaged files Pillow and its plugins raise anything, also TypeError and struct.error
+        reason = f"{len(data):,} bytes, not a readable JPEG, PNG, WebP, HEIC, AVIF or GIF"
+        raise PhotoError(f"{name}: not an image ({reason}); {_RE_EXPORT}") from error
+    with image:
+        width, height = image.size
+        if not 0 < width * height <= max_pixels:
+            size = f"{width:,} x {height:,} pixels, the limit is {max_pixels:,} pixels"
+            raise PhotoError(f"{name}: {size}; scale it down first")
+        try:
+            if image.format == "PNG" and _PNG_END not in data:
+                raise EOFError("the end is missing")
+            image.load()
+            with suppress(Exception):  # damaged EXIF is no damaged picture
+                ImageOps.exif_transpose(image, in_place=True)
+            plain = Image.new("RGB", image.size)  # pixels and nothing else: a copy would keep what Pillow knows of it
+            plain.paste(_rgb(image))
+            return plain
+        except Exception as error:
+            reason = f"{image.format}, {len(data):,} bytes, can't be decoded: {reason_of(error)}"
+            raise PhotoError(f"{name}: damaged or truncated ({reason}); copy it again or {_RE_EXPORT}") from error
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """Drops metadata Pillow may stumble over from a JPEG or PNG; anything else is returned as it is."""
+    if data.startswith(b"\xff\xd8"):
+        return _bare_jpeg(data)
+    return _bare_png(data) if data.startswith(_PNG_START) else data
+
+
+def _bare_jpeg(data: bytes) -> bytes:
+    """Keeps everything but comments and application segments; Adobe's (APP14) stays, it says how colours are coded."""
+    kept, at = [data[:2]], 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        marker, end = data[at + 1], at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+        if not 0xE0 <= marker <= 0xEF and marker != 0xFE or marker == 0xEE and end - at >= 14:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept) + data[at:]
+
+
+def _bare_png(data: bytes) -> bytes:
+    """Keeps the chunks that make the picture, and an orientation whose checksum is right."""
+    kept, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        sound = zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
+        if kind[:1].isupper() or kind == b"tRNS" or (kind == b"eXIf" and sound):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Converts any mode to RGB: 16 bits are scaled down, transparency is laid over white."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.clip(np.asarray(image.convert("I"), dtype=np.float64), 0, 65535)  # (height, width)
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")

@@ -28,9 +28,7 @@ from reverse_lib.environment import FULL, Interface, tool_functions
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import Weights
 from reverse_lib.reward import score
-from reverse_lib.scale.caches import write_caches
-from reverse_lib.scale.messages import IMAGE, TEXT, ZOOM, steps_of
-from reverse_lib.scale.rows import place_of, write_rl
+from reverse_lib.scale.released import IMAGE, TEXT, ZOOM, place_of, steps_of, write_caches, write_rl
 from reverse_lib.search import SearchCache
 from reverse_lib.trajectory import TOOLS, Trajectory
 
@@ -39,7 +37,6 @@ TOOL_CLASSES: Mapping[str, str] = {  # where the paper's copy of verl has them
     IMAGE: "verl.tools.image_search_tool.ImageSearchTool",
     TEXT: "verl.tools.text_search_tool.TextSearchTool",
 }
-_CACHES = {IMAGE: "image_search_cache.parquet", TEXT: "text_search_cache.parquet"}
 # Between two turns of the model verl's text of a rollout has the chat template's words, with its tags or without.
 _TOOL_TURN = re.compile(
     r"(?:<\|im_end\|>)?\s{0,4}(?:<\|im_start\|>)?(?:user|tool)\n(<tool_response>(?:(?!<tool_response>).)*?</tool_response>)"
@@ -50,7 +47,7 @@ _ENDS = ("<|im_end|>", "<|endoftext|>")
 REWARD_FILE = '''"""The reward for verl: give this file as custom_reward_function.path, and the name compute_score."""
 
 try:
-    from reverse_lib.interop.verl import compute_score
+    from reverse_lib.scale import compute_score
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"{error}; put the folder that holds reverse_lib on PYTHONPATH of each worker") from error
 
@@ -72,7 +69,7 @@ def export_verl(
         folder: Created when it isn't there. Paths of photos in the rows are relative to DATA_ROOT, `images/…`.
         tasks: Photos with known places, or trajectories.
         cache: What the tools answer from.
-        interface: Prompts the rows that have no prompt of their own.
+        interface: Whose prompt the rows have.
         split: Names the table, `rl/SPLIT_rl.parquet`, and is written into each row.
         tool_classes: For each tool, the class that verl makes of it.
 
@@ -80,45 +77,17 @@ def export_verl(
         The files: "rl", "image_cache", "text_cache", "tools", "reward".
 
     Raises:
-        InteropError: The place of a photo is unknown.
+        ReleasedError: The place of a photo is unknown.
     """
     folder = Path(folder)
-    caches = {tool: folder / "rl_cache" / name for tool, name in _CACHES.items()}
-    files = {"rl": folder / "rl" / f"{split}_rl.parquet", "image_cache": caches[IMAGE], "text_cache": caches[TEXT]}
+    files = {"rl": folder / "rl" / f"{split}_rl.parquet"}
     files |= {"tools": folder / "tool_config.yaml", "reward": folder / "reward.py"}
     write_rl(files["rl"], tasks, interface, split)
-    write_caches(cache, caches[IMAGE], caches[TEXT])
-    config = tool_config(caches, cache, tool_classes)
+    caches = write_caches(cache, folder / "rl_cache")
+    config = _tool_config(caches, cache, tool_classes)
     files["tools"].write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
     files["reward"].write_text(REWARD_FILE, encoding="utf-8")
-    return files
-
-
-def tool_config(
-    caches: Mapping[str, Path], cache: SearchCache, tool_classes: Mapping[str, str] = TOOL_CLASSES
-) -> dict[str, Any]:
-    """verl's tool configuration, with the tools as our chat template describes them.
-
-    Args:
-        caches: Tables of the search tools.
-        cache: Says how many results are shown, and from which overlap on a box is answered.
-        tool_classes: For each tool, the class that verl makes of it.
-    """
-    from transformers.utils import get_json_schema  # seconds to import
-
-    schemas = {function.__name__: get_json_schema(function)["function"] for function in tool_functions()}
-    tools = []
-    for tool in TOOLS:
-        config: dict[str, Any] = {"type": "native"}
-        if tool in caches:
-            config |= {"cache_path": str(caches[tool]), "max_results": cache.shown, "n_pos_limit": cache.max_useful}
-        if tool == IMAGE:
-            config["iou_threshold"] = cache.min_iou
-        function = {name: schemas[tool][name] for name in ("name", "description", "parameters")}
-        function["parameters"] = _plain_types(function["parameters"])
-        schema = {"type": "function", "function": function}
-        tools.append({"class_name": tool_classes[tool], "config": config, "tool_schema": schema})
-    return {"tools": tools}
+    return files | {"image_cache": caches[IMAGE], "text_cache": caches[TEXT]}
 
 
 def compute_score(
@@ -140,27 +109,43 @@ def compute_score(
     Raises:
         ValueError: The ground truth can't be read.
     """
-    trajectory, weights = trajectory_of(solution_str, ground_truth), Weights()
-    found = score(trajectory, weights)
-    parts = (found.accuracy, weights.accuracy), (found.format, weights.format), (found.process, weights.process)
+    trajectory, weights = _trajectory(solution_str, ground_truth), Weights()
+    breakdown = score(trajectory, weights)
+    parts = {name: getattr(breakdown, name) for name in ("accuracy", "format", "process")}
     return {
-        "score": math.fsum(part * weight for part, weight in parts),
-        "accuracy": found.accuracy,
-        "format": found.format,
-        "process": found.process,
+        "score": math.fsum(getattr(weights, name) * part for name, part in parts.items()),
+        **parts,
         "answered": float(trajectory.answer is not None),
-        "service_error": float(found.service_error),
+        "service_error": float(breakdown.service_error),
     }
 
 
-def trajectory_of(solution_str: str, ground_truth: str) -> Trajectory:
-    """The text of a rollout as a trajectory; errors as in `compute_score`."""
+def _trajectory(solution_str: str, ground_truth: str) -> Trajectory:
     lat, lon, country, city = place_of(ground_truth)
     texts = _TOOL_TURN.split(solution_str)
     messages = [{"role": "user" if number % 2 else "assistant", "content": text} for number, text in enumerate(texts)]
     for end in _ENDS:
         messages[-1]["content"] = messages[-1]["content"].rstrip().removesuffix(end)
     return Trajectory("", steps_of(messages, labels=[]), lat, lon, country, city)
+
+
+def _tool_config(caches: Mapping[str, Path], cache: SearchCache, tool_classes: Mapping[str, str]) -> dict[str, Any]:
+    """verl's tool configuration, with the tools as our chat template describes them and the cache's own limits."""
+    from transformers.utils import get_json_schema  # seconds to import
+
+    schemas = {function.__name__: get_json_schema(function)["function"] for function in tool_functions()}
+    tools = []
+    for tool in TOOLS:
+        config: dict[str, Any] = {"type": "native"}
+        if tool in caches:
+            config |= {"cache_path": str(caches[tool]), "max_results": cache.shown, "n_pos_limit": cache.max_useful}
+        if tool == IMAGE:
+            config["iou_threshold"] = cache.min_iou
+        function = {name: schemas[tool][name] for name in ("name", "description", "parameters")}
+        function["parameters"] = _plain_types(function["parameters"])
+        schema = {"type": "function", "function": function}
+        tools.append({"class_name": tool_classes[tool], "config": config, "tool_schema": schema})
+    return {"tools": tools}
 
 
 def _plain_types(schema: Any) -> Any:

@@ -95,7 +95,7 @@ def ablate(
         variants: By name; a variant that is not trained is evaluated once.
         seeds: Of training.
         levels: How hard each training photo is; see `train_grpo`.
-        loading: Arguments of `policy.load_model` (device, lora_rank, train_vision).
+        loading: Arguments of `models.load_model` (device, lora_rank, train_vision).
         batch_size: Test photos in flight together.
         on_run: Called with variant and seed before each run that has to be made.
 

@@ -33,7 +33,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
 
 from reverse_lib.environment import NUDGE, UNREADABLE, Interface, initial_messages
-from reverse_lib.models import decode_turn, known_warnings_silenced, pictures_remembered, right_padded, unwritten
+from reverse_lib.models import decode_turn, known_warnings_silenced, pictures_remembered, placeholder_ids, right_padded
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import Budgets, GrpoConfig, Weights
 from reverse_lib.reward import (
@@ -330,7 +330,7 @@ def make_trainer(
     with known_warnings_silenced():
         arguments = grpo_arguments(config, folder, seed, next(model.parameters()).device.type)
         arguments.reward_weights = function_weights
-        arguments.generation_kwargs["suppress_tokens"] = unwritten(processor)
+        arguments.generation_kwargs["suppress_tokens"] = placeholder_ids(processor)
         arguments.max_tool_calling_iterations = budgets.turns - 1
         trainer = GeoGRPOTrainer(
             model=model,
@@ -357,8 +357,8 @@ def train_grpo(
     the run is complete, and when another run starts in their folder.
 
     Args:
-        model: What `policy.load_model` returned.
-        processor: What `policy.load_processor` returned.
+        model: What `models.load_model` returned.
+        processor: What `models.load_processor` returned.
         photos: Training photos, with truth and annotated regions.
         search: A search backend, normally an opened `SearchCache`.
         interface: How the world is shown to the model.

@@ -311,8 +311,8 @@ def train_sft(
     """Train `model` in place on `dataset`, for `config.epochs` epochs or `config.minutes` minutes.
 
     Args:
-        model: What `policy.load_model` returned.
-        processor: What `policy.load_processor` returned.
+        model: What `models.load_model` returned.
+        processor: What `models.load_processor` returned.
         dataset: What `make_dataset` returned.
         config: Batch size, learning rate, length of the run.
         folder: Where checkpoints go, if the stage keeps any.

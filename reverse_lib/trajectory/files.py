@@ -1,60 +1,25 @@
-"""The record of one rollout, and what is decided from it: quality filters, curriculum, citations, JSONL and Parquet.
+"""Files of trajectories (JSONL, Parquet), a journal that survives a kill, and files that are whole or not there.
 
-A trajectory holds facts only: what the model wrote, what each tool returned, and the truth about the photo. Scores are
-computed from it by pure functions (`reverse_lib.rewards`), so they can change without a new rollout. The grammar of a
-turn lives in `reverse_lib.grammar`, the record itself in `reverse_lib.records`; both are re-exported here.
-
-Differs from the paper's public code: filters count what they drop instead of dropping silently, and a file that can't
-be read says which line is broken and what to do.
+Differs from the paper's public code: a file that can't be read says which line is broken and what to do.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import math
 import os
-import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
+from reverse_lib.trajectory.grammar import refuse_constant
+from reverse_lib.trajectory.record import Trajectory
 
-from reverse_lib.geo import Answer
-from reverse_lib.trajectory.grammar import SEARCH_TOOLS, TOOLS, TURN_ERRORS, ToolCall, Turn, format_turn, parse_turn
-from reverse_lib.trajectory.record import STATUSES, Observation, Step, Trajectory
-
-__all__ = [
-    "SEARCH_TOOLS",
-    "STATUSES",
-    "TOOLS",
-    "TURN_ERRORS",
-    "Answer",
-    "FilterRules",
-    "Observation",
-    "Step",
-    "ToolCall",
-    "Trajectory",
-    "Turn",
-    "cited_indices",
-    "curriculum",
-    "curriculum_order",
-    "filter_trajectories",
-    "format_turn",
-    "load_trajectories",
-    "parse_turn",
-    "save_trajectories",
-]
-
-EASY_KM, MEDIUM_KM = 25.0, 200.0  # limits of the curriculum, facts of the paper's data pipeline
-
-_CITATION = re.compile(r"\[\s*([0-9]{1,4}(?:\s*,\s*[0-9]{1,4})*)\s*\]")
-_CHUNK_ROWS = 1000
-_COLUMNS = tuple(item.name for item in dataclasses.fields(Trajectory))
+_GROUP_ROWS = 1000  # rows of a Parquet row group
+_COLUMNS = [item.name for item in dataclasses.fields(Trajectory)]
 _PARQUET_JSON = ("steps", "regions", "evidence", "extra")  # nested fields, kept as JSON text columns
 
 
@@ -69,13 +34,14 @@ def load_trajectories(path: str | os.PathLike[str]) -> list[Trajectory]:
     suffix = _suffix(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of trajectories; check the name, or write it first")
+    unit, records = ("line", _jsonl_lines(path)) if suffix == ".jsonl" else ("row", _parquet_rows(path))
     rows = []
-    for place, read in _read_jsonl(path) if suffix == ".jsonl" else _read_parquet(path):
+    for number, record in records:
         try:
-            rows.append(Trajectory.from_dict(read()))
+            rows.append(Trajectory.from_dict(_loads(record) if unit == "line" else _unpack(record)))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(
-                f"{path}, {place}: not a trajectory ({error}); repair or delete that {place.split()[0]}, "
+                f"{path}, {unit} {number}: not a trajectory ({error}); repair or delete that {unit}, "
                 "or write the file again with save_trajectories"
             ) from error
     return rows
@@ -92,137 +58,102 @@ def save_trajectories(path: str | os.PathLike[str], rows: Iterable[Trajectory]) 
         ValueError: for another suffix, or a row that JSON can't hold (a NaN, a set); names the row.
     """
     path = Path(path)
-    suffix = _suffix(path)
+    write = _write_jsonl if _suffix(path) == ".jsonl" else _write_parquet
+    with atomic_file(path) as partial:
+        write(partial, (_record(row, number) for number, row in enumerate(rows, 1)))
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A file that has its name only when it is whole, also for who looks on from another process.
+
+    Args:
+        path: The file; missing folders are made. What is there stays as it is if the block raises.
+
+    Yields:
+        A path beside it, to write to; it is on disk and takes the file's place when the block ends.
+    """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb") as file:
-            if suffix == ".jsonl":
-                for number, row in enumerate(rows, 1):
-                    file.write(json.dumps(_record(row, number)).encode("ascii") + b"\n")
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class Journal:
+    """A JSONL file that grows by whole lines: a row is on disk as soon as it is appended, what was paid for stays.
+
+    Args:
+        path: The file, `.jsonl`; made, with its folder, by the first row.
+
+    Attributes:
+        rows: What the file held when it was opened.
+        set_aside: What was done about a last line that a kill had cut short; "" if there was none.
+
+    Raises:
+        ValueError: It has another suffix, or a line before the last is no JSON object; names the line.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        if self.path.suffix.lower() != ".jsonl":
+            raise ValueError(f"{self.path}: rows are appended to JSON lines only; name the file .jsonl")
+        self.rows: list[dict[str, Any]] = []
+        self.set_aside = self._read(self.path.read_bytes()) if self.path.is_file() else ""
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Adds a row; when this returns it is on disk.
+
+        Raises:
+            OSError: It could not be written; the file ends with the row before.
+            ValueError: JSON can't hold it.
+        """
+        line = json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(f"{self.path}: no room for a row of {len(line):,} bytes; free some space")
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+
+    def _read(self, data: bytes) -> str:
+        lines = data.splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if isinstance(row, dict):
+                self.rows.append(row)
+            elif number == len(lines):
+                return self._set_aside(line, len(data) - len(line))
             else:
-                _write_parquet(file, rows)
+                raise ValueError(f"{self.path}, line {number}: not a JSON object; repair or delete that line")
+        if data and not data.endswith(b"\n"):
+            with open(self.path, "ab") as file:
+                file.write(b"\n")
+        return ""
+
+    def _set_aside(self, torn: bytes, size: int) -> str:
+        """Moves a last line that was cut short to a file of its own."""
+        aside = self.path.with_name(f"{self.path.name}.torn")
+        with open(aside, "ab") as file:
+            file.write(torn.rstrip(b"\n") + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class FilterRules:
-    """What a teacher's trajectory must keep to be learned from. None switches a rule off."""
-
-    max_km: float | None = 200.0  # error of the answer
-    min_calls: int = 1  # tool calls
-    max_nudges: int | None = 5  # reminders to follow the format, extra["n_nudges"]
-    allow_errors: bool = False  # tool calls that failed, by the model's or the service's fault
-    max_full_image_share: float | None = 0.9  # 0..1, area of an image search's box over the photo's
-
-
-def filter_trajectories(
-    rows: Iterable[Trajectory], rules: FilterRules | None = None
-) -> tuple[list[Trajectory], dict[str, int]]:
-    """Keeps the trajectories that pass every rule (paper: data pipeline).
-
-    Args:
-        rows: trajectories.
-        rules: limits; the paper's when None.
-
-    Returns:
-        The kept ones in their order, and the funnel: how many were left after each rule, in the order applied,
-        beginning with `all`.
-    """
-    kept = list(rows)
-    counts = {"all": len(kept)}
-    for name, passes in _stages(rules or FilterRules()):
-        kept = [row for row in kept if passes(row)]
-        counts[name] = len(kept)
-    return kept, counts
-
-
-def curriculum(trajectory: Trajectory) -> str:
-    """Names how hard the photo was for who answered: `easy` (≤ 25 km), `medium` (≤ 200 km), `hard`, or `unknown`."""
-    km = trajectory.km
-    if km is None:
-        return "unknown"
-    return "easy" if km <= EASY_KM else "medium" if km <= MEDIUM_KM else "hard"
-
-
-def curriculum_order(levels: Sequence[str], draws: int, easy_share: float, seed: int) -> list[int]:
-    """Says which photo is drawn when: first the easy ones alone, then all of them.
-
-    Args:
-        levels: How hard each photo is, in the words of `curriculum`.
-        draws: Photos to draw.
-        easy_share: Of the draws that are made from the easy photos, where there are any.
-        seed: Of the order.
-
-    Returns:
-        Indices into `levels`; within a phase no photo comes again before every other had its turn.
-    """
-    generator = np.random.default_rng(seed)
-    easy = [i for i, level in enumerate(levels) if level == "easy"]
-    order: list[int] = []
-    first = round(draws * easy_share) if easy else 0
-    for pool, until in ((easy, first), (range(len(levels)), draws)):
-        while len(order) < until:
-            order += generator.permutation(pool).tolist()[: until - len(order)]
-    return order
-
-
-def cited_indices(text: str, n: int) -> set[int]:
-    """Finds the results that a reasoning cites as `[2]` or `[1, 3]`.
-
-    Args:
-        text: the think part of the turn after a search.
-        n: number of results shown.
-
-    Returns:
-        1-based positions. A lone position out of range is dropped; a list with one is taken for something else, a box
-        for example, and dropped whole.
-    """
-    cited: set[int] = set()
-    for match in _CITATION.finditer(text):
-        positions = {int(number) for number in match[1].split(",")}
-        if all(1 <= position <= n for position in positions):
-            cited |= positions
-    return cited
-
-
-def _stages(rules: FilterRules) -> Iterator[tuple[str, Callable[[Trajectory], bool]]]:
-    """Yields the name and the test of each rule that is switched on."""
-    yield "answered", lambda row: row.answer is not None
-    if rules.max_km is not None:
-        yield f"within {rules.max_km:g} km", lambda row: row.km is not None and row.km <= rules.max_km
-    if rules.min_calls > 0:
-        name = f"at least {rules.min_calls} call" + "s" * (rules.min_calls > 1)
-        yield name, lambda row: len(_observations(row)) >= rules.min_calls
-    if rules.max_nudges is not None:
-        yield f"at most {rules.max_nudges} nudges", lambda row: row.extra.get("n_nudges", 0) <= rules.max_nudges
-    if not rules.allow_errors:
-        yield "no errors", lambda row: all(seen.status in ("ok", "miss") for seen in _observations(row))
-    if rules.max_full_image_share is not None:
-        yield (
-            "no full-image search",
-            lambda row: all(_box_share(seen) <= rules.max_full_image_share for seen in _observations(row)),
-        )
-
-
-def _observations(row: Trajectory) -> list[Observation]:
-    """Returns what came back from the tool calls of a rollout, in order."""
-    return [step.observation for step in row.steps if step.observation is not None]
-
-
-def _box_share(observation: Observation) -> float:
-    """Returns the share of the photo that an image search's box covers, 0 for another tool or an unreadable box."""
-    box = observation.arguments.get("bbox_2d")
-    if observation.tool != "image_search_tool" or not isinstance(box, list | tuple) or len(box) != 4:
-        return 0.0
-    if not all(isinstance(edge, int | float) and math.isfinite(edge) for edge in box):
-        return 0.0
-    left, top, right, bottom = (min(max(edge, 0), 1000) for edge in box)
-    return max(right - left, 0) * max(bottom - top, 0) / 1e6
+        os.truncate(self.path, size)
+        return f"{self.path}: the last line was cut short ({len(torn):,} bytes) and is set aside in {aside}"
 
 
 def _record(row: Any, number: int) -> dict[str, Any]:
@@ -230,43 +161,40 @@ def _record(row: Any, number: int) -> dict[str, Any]:
     if not isinstance(row, Trajectory):
         raise ValueError(f"row {number}: {type(row).__name__} is not a Trajectory; build one with Trajectory.from_dict")
     try:
-        record = json.loads(json.dumps(row.to_dict(), allow_nan=False, default=_plain))
+        record = json.loads(json.dumps(row.to_dict(), allow_nan=False, default=lambda array: array.tolist()))
         Trajectory.from_dict(record)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"row {number}, photo {row.photo_id!r}: can't be saved ({error}); correct that field"
         ) from error
     return record
 
 
-def _plain(value: Any) -> Any:
-    """Turns NumPy scalars and arrays into Python's own."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} {value!r:.80}")
+def _write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="ascii") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
 
 
-def _no_constant(name: str) -> float:
-    """Refuses what Python's JSON accepts beyond JSON."""
-    raise ValueError(f"{name} is not JSON, write null")
+def _write_parquet(path: Path, records: Iterator[dict[str, Any]]) -> None:
+    """Writes the records as one table; nested fields become JSON text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(name, pa.float64() if name in ("lat", "lon") else pa.large_string()) for name in _COLUMNS])
+    packed = ({k: json.dumps(v) if k in _PARQUET_JSON else v for k, v in record.items()} for record in records)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while group := list(islice(packed, _GROUP_ROWS)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
-def _loads(text: str | bytes) -> Any:
-    """Reads strict JSON."""
-    return json.loads(text, parse_constant=_no_constant)
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yields `line N` and a function that parses it, line by line."""
+def _jsonl_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields the lines that aren't blank, with their numbers."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if line.strip():
-                yield f"line {number}", lambda line=line: _loads(line.decode("utf-8"))
+        yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yields `row N` and a function that returns its dictionary."""
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the rows with their numbers, nested fields as JSON text."""
     import pyarrow.parquet as pq  # only here: everything else works without pyarrow
 
     try:
@@ -277,11 +205,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing:
         raise ValueError(f"{path}: not a file of trajectories, it has no column {', '.join(missing)}; see Trajectory")
-    number = 0
-    for batch in table.select(list(_COLUMNS)).to_batches():
-        for row in batch.to_pylist():
-            number += 1
-            yield f"row {number}", lambda row=row: _unpack(row)
+    yield from enumerate((row for part in table.select(_COLUMNS).to_batches() for row in part.to_pylist()), 1)
 
 
 def _unpack(row: dict[str, Any]) -> dict[str, Any]:
@@ -289,29 +213,12 @@ def _unpack(row: dict[str, Any]) -> dict[str, Any]:
     for name in _PARQUET_JSON:
         if not isinstance(row[name], str):
             raise ValueError(f"column {name} holds {type(row[name]).__name__}, expected JSON text")
-    return {name: _loads(value) if name in _PARQUET_JSON else value for name, value in row.items()}
+    return row | {name: _loads(row[name]) for name in _PARQUET_JSON}
 
 
-def _write_parquet(file: BinaryIO, rows: Iterable[Trajectory]) -> None:
-    """Writes the rows as one table; nested fields become JSON text."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema([(name, pa.float64() if name in ("lat", "lon") else pa.large_string()) for name in _COLUMNS])
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for start, chunk in enumerate(_chunks(rows)):
-            records = []
-            for number, row in enumerate(chunk, start * _CHUNK_ROWS + 1):
-                record = _record(row, number)
-                records.append({k: json.dumps(v) if k in _PARQUET_JSON else v for k, v in record.items()})
-            writer.write_table(pa.Table.from_pylist(records, schema=schema))
-
-
-def _chunks(rows: Iterable[Trajectory]) -> Iterator[list[Trajectory]]:
-    """Cuts rows into lists that become one row group each."""
-    rows = iter(rows)
-    while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
-        yield chunk
+def _loads(text: str | bytes) -> Any:
+    """Reads strict JSON; bytes may begin with a byte order mark."""
+    return json.loads(text, parse_constant=refuse_constant)
 
 
 def _suffix(path: Path) -> str:

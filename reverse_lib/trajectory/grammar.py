@@ -51,6 +51,7 @@ TURN_ERRORS: dict[str, str] = {
 _TAG = re.compile(r"<(/?)(think|useful|tool_call|answer)>")
 _WS, _POSITION = r"[ \t\r\n]*", r"[1-9][0-9]{0,17}"  # JSON's whitespace; an integer from 1 that fits an int64 column
 _USEFUL = re.compile(rf"{_WS}\[{_WS}((?:{_POSITION}{_WS},{_WS})*{_POSITION})?{_WS}\]{_WS}")
+_CITATION = re.compile(r"\[\s*([0-9]{1,4}(?:\s*,\s*[0-9]{1,4})*)\s*\]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_DIGITS = 18  # of an integer that always fits an int64 column
 _MAX_DEPTH = 16  # of nested lists and objects; the tools' own arguments need 3
@@ -187,6 +188,25 @@ def parse_tool_call(body: str) -> tuple[ToolCall | None, str | None]:
     return ToolCall(value["name"], value["arguments"]), "tool_call_extra" if len(value) > 2 else None
 
 
+def cited_indices(text: str, n: int) -> set[int]:
+    """Finds the results that a reasoning cites as `[2]` or `[1, 3]`.
+
+    Args:
+        text: the think part of the turn after a search.
+        n: number of results shown.
+
+    Returns:
+        1-based positions. A lone position out of range is dropped; a list with one is taken for something else, a box
+        for example, and dropped whole.
+    """
+    cited: set[int] = set()
+    for match in _CITATION.finditer(text):
+        positions = {int(number) for number in match[1].split(",")}
+        if all(1 <= position <= n for position in positions):
+            cited |= positions
+    return cited
+
+
 def _parts(text: str) -> tuple[dict[str, str], list[str], set[str]]:
     """Splits a turn into the bodies of its well-formed parts, its errors of form, and the names of all tags seen."""
     tags = [(match[2], match[1] == "", match.start(), match.end()) for match in _TAG.finditer(text)]
@@ -263,9 +283,9 @@ def _real(digits: str) -> float:
     return value
 
 
-def _constant(name: str) -> float:
+def refuse_constant(name: str) -> float:
     """Refuses the NaN and Infinity that Python's JSON accepts."""
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is not JSON, write null")
 
 
 def _storable(value: Any) -> bool:
@@ -287,4 +307,6 @@ def _storable(value: Any) -> bool:
     return False
 
 
-_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer, parse_float=_real, parse_constant=_constant)
+_JSON = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_int=_integer, parse_float=_real, parse_constant=refuse_constant
+)

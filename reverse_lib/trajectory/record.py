@@ -1,7 +1,7 @@
 """The record of one rollout: what the model wrote, what each tool returned, and the truth about the photo.
 
-Facts only; scores are computed from them by pure functions (`reverse_lib.rewards`), so that a changed reward needs no
-new rollout. Import these names from `reverse_lib.trajectory`, which adds files, filters and the curriculum.
+Facts only; scores are computed from them by pure functions (`reverse_lib.reward`), so that a changed reward needs no
+new rollout.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         """Turns tuples and arrays into lists, and an unknown coordinate into None, so that rows compare and save."""
-        self.regions = [_as_list(box) for box in _as_list(self.regions)]
-        self.evidence = _as_list(self.evidence)
+        self.regions = [list(box) for box in self.regions]
+        self.evidence = list(self.evidence)
         if self.lat is None or self.lon is None or not (math.isfinite(self.lat) and math.isfinite(self.lon)):
             self.lat = self.lon = None
         else:
@@ -96,6 +96,11 @@ class Trajectory:
             parse_turn(step.text, after_search=observation is not None and observation.owes_labels)
             for step, observation in zip(self.steps, before, strict=False)
         ]
+
+    @property
+    def observations(self) -> list[Observation]:
+        """What came back from the tool calls, in order."""
+        return [step.observation for step in self.steps if step.observation is not None]
 
     @property
     def answer(self) -> Answer | None:
@@ -145,17 +150,11 @@ class Trajectory:
         steps = []
         for number, step in enumerate(row.get("steps", ()), 1):
             step = _fields(Step, step, f"step {number}")
-            seen = step.get("observation")
-            observation = None if seen is None else _observation(seen, f"the observation of step {number}")
+            observation = step.get("observation")
+            if observation is not None:
+                observation = _observation(observation, f"the observation of step {number}")
             steps.append(Step(step["text"], observation))
         return cls(**{**row, "steps": steps})
-
-
-def _as_list(values: Any) -> Any:
-    """Turns a tuple or an array into a list and leaves everything else alone."""
-    if hasattr(values, "tolist"):
-        return values.tolist()
-    return list(values) if isinstance(values, tuple | list) else values
 
 
 def _as_json(value: Any, levels: int = 16) -> Any:

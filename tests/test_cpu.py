@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from reverse_lib.environment import TINY, assistant_message, initial_messages, show_photo, with_photo
 from reverse_lib.environment.interface import image_block, tool_message
-from reverse_lib.models import generation, policy
+from reverse_lib.models import checkpoint, cpu
 from reverse_lib.profiles import GrpoConfig
 from reverse_lib.training import grpo
 
@@ -31,11 +31,11 @@ def conversations(*, pictures: bool = True):
 
 @pytest.fixture(scope="module")
 def agent():
-    return policy.load_agent(AGENT)
+    return checkpoint.load_agent(AGENT)
 
 
 def inputs(agent, some):
-    return policy.encode(agent.processor, some)
+    return checkpoint.encode(agent.processor, some)
 
 
 def library(model, **given):
@@ -54,7 +54,7 @@ def test_the_likeliest_tokens_are_those_of_the_library_though_rows_end_at_differ
 
 
 def test_it_is_the_quick_way_that_answers_after_loading(agent, monkeypatch):
-    monkeypatch.setattr(generation, "_write", lambda *_: torch.full((3, 1), 7))
+    monkeypatch.setattr(cpu, "_write", lambda *_: torch.full((3, 1), 7))
     given = inputs(agent, conversations()) | {"max_new_tokens": 3, "do_sample": False}
     assert agent.model.generate(**given)[:, -1].tolist() == [7, 7, 7]
 
@@ -66,10 +66,9 @@ def test_a_turn_that_does_not_end_is_cut_where_the_library_cuts_it(agent):
 
 def test_tokens_are_drawn_as_often_as_the_model_says():
     model, processor = untrained(seed=3)
-    generation.quicken_generation(model)
     with torch.no_grad():  # an untrained model says nearly the same of all tokens
         model.lm_head.weight.mul_(4)
-    given = policy.encode(processor, [initial_messages(TINY)])
+    given = checkpoint.encode(processor, [initial_messages(TINY)])
     rows, heat = 2000, 0.8
     many = {name: value.expand(rows, -1) for name, value in given.items()}
     torch.manual_seed(0)
@@ -122,14 +121,14 @@ def test_under_autocast_it_computes_what_the_library_computes_there(agent):
 
 @pytest.mark.parametrize("settings", [{"num_beams": 2}, {"repetition_penalty": 1.5}, {"do_sample": True, "top_k": 1}])
 def test_settings_that_it_does_not_know_go_the_librarys_way(agent, monkeypatch, settings):
-    monkeypatch.setattr(generation, "_write", None)
+    monkeypatch.setattr(cpu, "_write", None)
     given = inputs(agent, conversations()) | {"max_new_tokens": 12, "do_sample": False} | settings
     assert torch.equal(agent.model.generate(**given), library(agent.model, **given))
 
 
 @pytest.mark.parametrize("setting", [{"no_repeat_ngram_size": 2}, {"num_beams": 2}])
 def test_what_the_models_own_configuration_asks_for_counts_too(agent, monkeypatch, setting):
-    monkeypatch.setattr(generation, "_write", None)
+    monkeypatch.setattr(cpu, "_write", None)
     for name, value in setting.items():
         monkeypatch.setattr(agent.model.generation_config, name, value)
     given = inputs(agent, conversations()) | {"max_new_tokens": 12, "do_sample": False}
@@ -137,26 +136,26 @@ def test_what_the_models_own_configuration_asks_for_counts_too(agent, monkeypatc
 
 
 def test_rollouts_of_training_are_written_the_quick_way(tmp_path, monkeypatch):
-    rows, write = [], generation._write
-    monkeypatch.setattr(generation, "_write", lambda *given: rows.append(len(given[2])) or write(*given))
-    model, processor = policy.load_model(AGENT), policy.load_processor(AGENT)
+    rows, write = [], cpu._write
+    monkeypatch.setattr(cpu, "_write", lambda *given: rows.append(len(given[2])) or write(*given))
+    model, processor = checkpoint.load_model(AGENT), checkpoint.load_processor(AGENT)
     settings = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, save_steps=0)
     grpo.train_grpo(model, processor, [drawn_photo()], KnownSearch(), TINY, settings, tmp_path)
     assert rows[0] == 2 and len(rows) > 1  # all turns of all rollouts
 
 
 def test_adapters_go_the_librarys_way_until_they_are_merged(monkeypatch):
-    model = policy.with_lora(policy.load_model(AGENT), 4)
+    model = checkpoint.with_lora(checkpoint.load_model(AGENT), 4)
     torch.manual_seed(0)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.3)
-    processor = policy.load_processor(AGENT)
-    given = policy.encode(processor, conversations()) | {"max_new_tokens": 30, "do_sample": False}
+    processor = checkpoint.load_processor(AGENT)
+    given = checkpoint.encode(processor, conversations()) | {"max_new_tokens": 30, "do_sample": False}
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "_write", None)
+        patch.setattr(cpu, "_write", None)
         adapted = model.generate(**given)
     merged = model.merge_and_unload()
     assert isinstance(merged.generate, types.MethodType) and torch.equal(merged.generate(**given), adapted)
-    plain = policy.load_model(AGENT).generate(**given)
+    plain = checkpoint.load_model(AGENT).generate(**given)
     assert plain.shape != adapted.shape or not torch.equal(plain, adapted)
