@@ -108,13 +108,16 @@ def select(paths: Sequence[Path], only: str | Sequence[str] | None, start_from: 
     """The notebooks asked for, in order.
 
     Raises:
-        RunError: There are none, or a name fits none or several.
+        RunError: There are none, none is left, or a name fits none or several.
     """
     if not paths:
         raise RunError("no notebooks named NN_name.ipynb found; run from a clone of the repository")
     wanted = [only] if isinstance(only, str) else list(only or [])
     chosen = [path for path in paths if path in {_find(paths, name) for name in wanted}] if wanted else list(paths)
-    return [path for path in chosen if not start_from or path.name >= _find(paths, start_from).name]
+    chosen = [path for path in chosen if not start_from or path.name >= _find(paths, start_from).name]
+    if not chosen:
+        raise RunError(f"none of {', '.join(wanted)} comes after {start_from}; leave out --from or --only")
+    return chosen
 
 
 def _find(paths: Sequence[Path], name: str) -> Path:
@@ -266,7 +269,7 @@ def _progress(path: Path, console: Console) -> Iterator[_Line]:
         progress.update(task, completed=cells, last="")
 
 
-def report(finished: Sequence[Finished], folder: Path, console: Console) -> None:
+def report(finished: Sequence[Finished], console: Console) -> None:
     """The table of results, then the files to open."""
     table = Table(title="Results", title_justify="left", title_style="bold")
     for heading, justify in (("notebook", "left"), ("time", "right"), ("metric", "left"), ("value", "right")):
@@ -281,6 +284,7 @@ def report(finished: Sequence[Finished], folder: Path, console: Console) -> None
             table.add_row("", "", f"… {len(rows) - ROWS_A_NOTEBOOK} more in {item.name}.metrics.json", "", style="dim")
         table.add_section()
     console.print(table)
+    folder = finished[0].path.parent
     files = [path for pattern in ("maps/*.html", "figures/*.png") for path in sorted(folder.glob(pattern))]
     console.print("Open:", style="bold")
     for path in [*files, *(item.path for item in finished)]:

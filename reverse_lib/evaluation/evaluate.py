@@ -30,7 +30,7 @@ from reverse_lib.photos import Photo
 from reverse_lib.profiles import Budgets
 from reverse_lib.reward import score
 from reverse_lib.search import SearchBackend
-from reverse_lib.trajectory import TOOLS, Journal, Observation, Trajectory, save_trajectories
+from reverse_lib.trajectory import TOOLS, Journal, Observation, Trajectory, atomic_file, save_trajectories
 
 _CALLS = dict(zip(("calls_zoom", "calls_image", "calls_text"), TOOLS, strict=True))
 RUN_FILE, TRAJECTORIES, RESULTS = "run.json", "trajectories.jsonl", "results.parquet"
@@ -105,7 +105,8 @@ def evaluate(
     frame = to_frame(finished[photo_id] for photo_id in by_id)
     if folder is not None:
         save_trajectories(Path(folder) / TRAJECTORIES, frame["trajectory"])
-        _write(Path(folder) / RESULTS, frame.drop(columns="trajectory").to_parquet)
+        with atomic_file(Path(folder) / RESULTS) as file:
+            frame.drop(columns="trajectory").to_parquet(file)
     return frame
 
 
@@ -261,7 +262,8 @@ def _opened(folder: Path, facts: dict) -> Journal:
     elif (folder / TRAJECTORIES).exists():
         raise ValueError(f"{folder}: holds trajectories, but no {RUN_FILE} that says whose; name another folder")
     else:
-        _write(file, lambda target: target.write_text(json.dumps(facts, indent=2) + "\n"))
+        with atomic_file(file) as temporary:
+            temporary.write_text(json.dumps(facts, indent=2) + "\n")
     return Journal(folder / TRAJECTORIES)
 
 
@@ -328,15 +330,3 @@ def _check_same_run(file: Path, facts: dict) -> None:
     if names:
         other = "; ".join(f"{name} {kept.get(name)!r} there, {facts.get(name)!r} here" for name in names)
         raise ValueError(f"{file.parent}: holds another run ({other}); name another folder, or delete this one")
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Atomic: the file has its name only when it is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
