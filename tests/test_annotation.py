@@ -1,5 +1,6 @@
 """A teacher at work: what is finished is on disk at once and never asked again, whatever kills the run."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,12 +14,14 @@ import pytest
 from environment_fakes import ANSWER, TEXT, FakeSearch, Scripted, call_text
 from fake_endpoint import KEY, FakeEndpoint, coloured, natively, picture_of, say, status, turn_of
 
-from reverse_lib.annotation import annotate, without_nudges
+from reverse_lib.annotation import annotate, answered_directly, hard_luck, sample_counts, without_nudges
+from reverse_lib.annotation.samples import let_down
 from reverse_lib.annotation.teachers import TEACHER_BUDGETS, AnnotationStopped
 from reverse_lib.environment import FULL, TINY, UNREADABLE, rollout
 from reverse_lib.models import Endpoint, EndpointConfig
 from reverse_lib.photos import Photo
-from reverse_lib.trajectory import FilterRules, Journal, filter_trajectories, load_trajectories
+from reverse_lib.profiles import AnnotationConfig
+from reverse_lib.trajectory import FilterRules, Journal, Step, filter_trajectories, load_trajectories
 
 TESTS = Path(__file__).parent
 PHOTOS = [coloured(i) for i in range(8)]
@@ -68,7 +71,7 @@ sys.path[:0] = [{tests!r}, {root!r}]
 from fake_endpoint import coloured
 from environment_fakes import FakeSearch
 from reverse_lib.annotation import annotate
-from reverse_lib.endpoint import Endpoint, EndpointConfig
+from reverse_lib.models import Endpoint, EndpointConfig
 config = EndpointConfig({url!r}, "kimi", concurrency=1, timeout_s=30)
 annotate(Endpoint(config), [coloured(i) for i in range(8)], FakeSearch(), {file!r})
 """
@@ -265,3 +268,36 @@ def test_the_key_is_in_no_file_of_an_annotation(server, tmp_path):
     files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert files and not any(KEY.encode() in data for data in files)
     assert KEY not in str(stopped.value) and KEY not in repr(stopped.value.__cause__)
+
+
+def test_a_direct_answer_names_the_right_country_without_a_call_where_no_region_tells_more(make_trajectory):
+    direct = make_trajectory(regions=[])
+    direct.steps = direct.steps[-1:]
+    assert answered_directly(direct) and not answered_directly(make_trajectory(regions=[]))
+    for changed in ({"regions": [[1, 2, 3, 4]]}, {"country": "Spain"}, {"steps": [Step("<think>Hm.</think>")]}):
+        assert not answered_directly(dataclasses.replace(direct, **changed))
+
+
+def test_let_down_is_who_searched_trusted_nothing_and_still_names_the_right_country(make_trajectory):
+    trusting = make_trajectory()
+    zoom, search, last = trusting.steps
+    doubting = dataclasses.replace(trusting, steps=[zoom, search, Step(last.text.replace("[2]", "[]"))])
+    assert let_down(doubting) and not let_down(trusting)
+    assert not let_down(dataclasses.replace(doubting, country="Spain"))
+    assert not let_down(dataclasses.replace(doubting, steps=[zoom, doubting.steps[-1]]))  # it did not ask
+
+
+def test_further_samples_make_up_their_shares_of_what_is_saved():
+    counts = sample_counts(650, AnnotationConfig(direct_share=0.15, vain_share=0.15, failing_share=0.05))
+    assert counts == {"direct": 150, "vain": 150, "failing": 50}
+
+
+@pytest.mark.parametrize(("kind", "status"), [("vain", "ok"), ("failing", "service_error")])
+def test_hard_luck_is_what_a_teacher_does_right_when_searches_let_it_down(kind, status):
+    right, wrong = ANSWER, ANSWER.replace("Spain", "Chile")
+    agent = Scripted(*[(call_text(TEXT, query="Valencia"), answer) for answer in (wrong, right)])
+    rows, tried = hard_luck(kind, 2, agent, PHOTOS * 2, FakeSearch(), TINY)
+    assert tried == 8 and [row.photo_id for row in rows] == ["p1", "p3"]  # four photos a sample; odd ones are right
+    assert all(row.extra["sample"] == kind and row.extra["difficulty"] == "easy" for row in rows)
+    assert {row.steps[0].observation.status for row in rows} == {status}
+    assert not any(row.steps[0].observation.useful for row in rows)

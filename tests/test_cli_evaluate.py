@@ -17,7 +17,7 @@ from reverse_lib.environment import FULL, TINY
 from reverse_lib.evaluation import METRICS
 from reverse_lib.geo import Answer
 from reverse_lib.models import checkpoint
-from reverse_lib.photos import listing as benchmarks
+from reverse_lib.photos.listing import LAYOUTS
 from reverse_lib.search import GoogleVision, SearchCache, Serper, Tavily
 from reverse_lib.search.live import choice
 from reverse_lib.show.coarse import LEVELS, coarse, without_details
@@ -75,7 +75,7 @@ def services(monkeypatch):
 
 def test_the_options_name_every_benchmark():
     (option,) = [one for one in main.commands["evaluate"].params if one.name == "benchmark"]
-    assert isinstance(option.type, click.Choice) and tuple(option.type.choices) == benchmarks.NAMES
+    assert isinstance(option.type, click.Choice) and tuple(option.type.choices) == ("world", *LAYOUTS)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, precision_score, recall_score
 
-from reverse_lib.annotation import agreement_table, cited, declared, judged, known, label
-from reverse_lib.annotation.labels import Agreement, agreement
+from reverse_lib.annotation import agreement_table, carried, cited, declared, judged, label
+from reverse_lib.annotation.labels import agreement
 from reverse_lib.annotation.regions import searched_boxes
 from reverse_lib.annotation.teachers import AnnotationStopped
 from reverse_lib.environment import NO_TURNS, rollout
@@ -50,10 +50,10 @@ ROWS = [
 
 
 def test_what_the_turn_after_a_search_says_is_read_and_silence_is_no_label():
-    assert declared(ROWS) == {(0, 0): (False, False, True), (1, 0): (True, False, False)}
-    assert cited(ROWS) == {(0, 0): (True, False, True), (1, 0): (False, True, False)}
-    assert cited(ROWS, after=" and ") == {(0, 0): (False, False, True)}
-    assert known(ROWS) == {}
+    assert declared(ROWS) == {(0, 1): (False, False, True), (1, 1): (True, False, False)}
+    assert cited(ROWS) == {(0, 1): (True, False, True), (1, 1): (False, True, False)}
+    assert cited(ROWS, after=" and ") == {(0, 1): (False, False, True)}
+    assert carried(ROWS) == {}
 
 
 class Judge:
@@ -71,30 +71,32 @@ class Judge:
 
 def test_each_search_is_labelled_by_the_first_method_that_says_something_and_names_it():
     judge = Judge("<useful>[2]</useful>", "<think>All?</think> Yes: <useful>[1, 3]</useful>")
-    made = label(ROWS, judge, methods=("cited",))
-    seen = [[(one.label_method, sorted(one.useful)) for one in (s.observation for s in t.steps) if one] for t in made]
-    assert seen == [[("cited", [1, 3]), ("judge", [2])], [("cited", [2]), ("judge", [1, 3]), ("", [])]]
+    rows = [*ROWS, row(("", search()), (after("[2] fits.") + CALL, search(0)))]
+    made = label(rows, judge)
+    assert [methods(trajectory) for trajectory in made] == [
+        [("declared", {3}), ("judge", {2})],
+        [("declared", {1}), ("judge", {1, 3}), ("", set())],
+        [("cited", {2}), ("", set())],
+    ]
     assert all(s.observation.labelled == bool(s.observation.results) for t in made for s in t.steps if s.observation)
-    assert made[0].evidence == ["https://e.org/0", "https://e.org/2", "https://e.org/1"]
+    assert made[0].evidence == ["https://e.org/2", "https://e.org/1"]
     assert made[1].evidence == ["https://e.org/0", "https://e.org/2"]  # image searches are no evidence of text
-    assert known(ROWS) == {} and ROWS[0].evidence == []  # copies
-    methods = [step.observation.label_method for step in label(ROWS)[0].steps if step.observation]
-    assert methods == ["declared", ""]  # nobody labels the last one
-    with pytest.raises(ValueError, match="no method 'guess'.*declared, cited"):
-        label(ROWS, methods=("guess",))
+    assert carried(rows) == {} and rows[0].evidence == []  # copies
+    assert methods(label(ROWS)[0]) == [("declared", {3}), ("", set())]  # nobody labels the last one
+
+
+def methods(trajectory):
+    """Of each call, how it was labelled, and what is useful."""
+    return [(step.observation.label_method, step.observation.useful) for step in trajectory.steps if step.observation]
 
 
 def test_labels_that_came_with_the_results_stay_and_say_so():
     there = search(labelled=True)
     there.results[1]["useful"] = True
-    made = label(
-        [row(("", there), (after("[1]", "[1]") + CALL, search()))], Judge("<useful>[]</useful>"), known_as="cache"
-    )
-    assert [(o.label_method, sorted(o.useful)) for o in (s.observation for s in made[0].steps) if o] == [
-        ("cache", [2]),
-        ("judge", []),
-    ]
-    assert known(made, "judge") == {(0, 1): (False, False, False)} and len(known(made)) == 2
+    rows = [row(("", there), (after("[1]", "[1]") + CALL, search()))]
+    made = label(rows, Judge("<useful>[]</useful>"), carried_as="cache")
+    assert methods(made[0]) == [("cache", {2}), ("judge", set())]
+    assert carried(made, "judge") == {(0, 2): (False, False, False)} and len(carried(made)) == 2
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
@@ -107,7 +109,7 @@ def test_methods_survive_a_file(tmp_path, suffix):
 
 def test_the_judge_sees_truth_call_and_results_and_no_tools():
     judge = Judge("<useful>[1]</useful>")
-    judged(ROWS, judge, only={(0, 1)})
+    judged(ROWS, judge, only={(0, 2)})
     ((system, user),) = judge.asked
     (block,) = user["content"]
     assert block["text"] == (
@@ -124,7 +126,7 @@ def test_the_judge_sees_truth_call_and_results_and_no_tools():
 )
 def test_an_answer_that_cannot_be_read_is_asked_for_once_more_and_then_labels_nothing(broken):
     judge = Judge(broken, "<useful>[2]</useful>")
-    assert judged(ROWS, judge, only={(0, 0)}) == {(0, 0): (False, True, False)}
+    assert judged(ROWS, judge, only={(0, 1)}) == {(0, 1): (False, True, False)}
     first, second = judge.asked
     assert (
         second[:2] == first
@@ -132,7 +134,7 @@ def test_an_answer_that_cannot_be_read_is_asked_for_once_more_and_then_labels_no
         and "1 to 3" in second[3]["content"][0]["text"]
     )
     judge = Judge(broken, broken)
-    assert judged(ROWS, judge, only={(0, 0)}) == {} and len(judge.asked) == 2
+    assert judged(ROWS, judge, only={(0, 1)}) == {} and len(judge.asked) == 2
 
 
 def test_a_photo_whose_place_nobody_knows_is_not_judged():
@@ -159,9 +161,9 @@ def test_any_endpoint_is_a_judge_and_is_not_asked_again_about_what_is_in_the_fil
     server.answer = lambda body: say("<useful>[2]</useful>" if "[3]" in str(body["messages"]) else "I don't know")
     judge = endpoint(server)
     found = judged(MANY, judge, file)
-    assert sorted(found) == [(i, 0) for i in range(1, 6)] and found[1, 0] == (False, True, False)
+    assert sorted(found) == [(i, 1) for i in range(1, 6)] and found[1, 1] == (False, True, False)
     assert len(server.bodies) == 7 == judge.usage.requests and not any("tools" in body for body in server.bodies)
-    assert judged([*MANY, MANY[3]], judge, file) == found | {(6, 0): found[3, 0]}
+    assert judged([*MANY, MANY[3]], judge, file) == found | {(6, 1): found[3, 1]}
     assert len(server.bodies) == 7
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(lines) == 6 and sum(line["useful"] is None for line in lines) == 1
@@ -200,18 +202,18 @@ def test_agreement_is_that_of_scikit_learn(searches):
     theirs = {(0, i): tuple(b for _, b in one) for i, one in enumerate(searches)}
     a, b = (np.array([flag for one in labels.values() for flag in one], bool) for labels in (ours, theirs))
     found = agreement(ours, theirs)
-    assert found.n == len(a)
+    assert found["n"] == len(a)
     if len(a):
-        assert found.precision == pytest.approx(precision_score(b, a, zero_division=np.nan), nan_ok=True)
-        assert found.recall == pytest.approx(recall_score(b, a, zero_division=np.nan), nan_ok=True)
+        assert found["precision"] == pytest.approx(precision_score(b, a, zero_division=np.nan), nan_ok=True)
+        assert found["recall"] == pytest.approx(recall_score(b, a, zero_division=np.nan), nan_ok=True)
         both_constant = len(set(a)) == len(set(b)) == 1 and a[0] == b[0]
-        assert math.isnan(found.kappa) if both_constant else found.kappa == pytest.approx(cohen_kappa_score(a, b))
+        assert math.isnan(found["kappa"]) if both_constant else found["kappa"] == pytest.approx(cohen_kappa_score(a, b))
 
 
 def test_agreement_counts_the_searches_that_both_label():
     a = {(0, 0): (True, False), (0, 1): (True, True), (2, 0): (True,)}
     b = {(0, 0): (True, True), (2, 0): (False,), (3, 0): (True,)}
-    assert agreement(a, b) == Agreement(precision=0.5, recall=0.5, kappa=pytest.approx(-0.5), n=3)
+    assert agreement(a, b) == pytest.approx({"precision": 0.5, "recall": 0.5, "kappa": -0.5, "n": 3, "covered": 2 / 3})
     table = agreement_table({"a": a, "b": b, "none": {}})
     assert list(table.index) == [("a", "b"), ("a", "none"), ("b", "none")]
     assert table.loc[("a", "b"), "covered"] == pytest.approx(2 / 3) and table.loc[("a", "none"), "n"] == 0
@@ -225,20 +227,21 @@ def annotated(world):
 
 
 def test_in_the_miniature_world_truth_is_known_and_methods_are_as_good_as_they_should_be(annotated):
-    truth = known(annotated)
+    truth = carried(annotated)
     searches = [o for t in annotated for o in (s.observation for s in t.steps) if o and o.results]
     assert len(truth) == len(searches) > 100
     perfect, usual, poor = (
-        agreement(judged(annotated, ScriptedJudge(wrong=wrong, unreadable=0)), truth) for wrong in (0, 0.05, 0.5)
+        agreement(judged(annotated, ScriptedJudge(wrong=wrong, unreadable=0)), truth)["kappa"]
+        for wrong in (0, 0.05, 0.5)
     )
-    assert perfect.kappa > 0.95 and 0.8 < usual.kappa < perfect.kappa and poor.kappa < 0.6
-    assert agreement(cited(annotated), truth).kappa < 0.1 < agreement(declared(annotated), truth).kappa
+    assert perfect > 0.95 and 0.8 < usual < perfect and poor < 0.6
+    assert agreement(cited(annotated), truth)["kappa"] < 0.1 < agreement(declared(annotated), truth)["kappa"]
 
 
 def test_the_scripted_judge_is_unreadable_now_and_then_and_the_same_each_time(annotated):
     often = judged(annotated, ScriptedJudge(unreadable=0.7))
     assert often == judged(annotated[::-1][::-1], ScriptedJudge(unreadable=0.7))
-    assert 0.3 < len(often) / len(known(annotated)) < 0.7  # 1 - 0.7² = 0.51 are read at the first or second time
+    assert 0.3 < len(often) / len(carried(annotated)) < 0.7  # 1 - 0.7² = 0.51 are read at the first or second time
     assert judged(annotated, ScriptedJudge(seed=1)) != judged(annotated, ScriptedJudge())
 
 

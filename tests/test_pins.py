@@ -32,7 +32,7 @@ GROUP = ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, DOUBT], [BROKEN, SEARCH, RIGHT
 
 def shipped_agent_rollouts() -> list[dict]:
     """20 greedy rollouts of the shipped agent."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # two are many times slower beside other work
     world = World(0, 200)
     agent = load_named(str(AGENT), TOOLS)
     return [t.to_dict() for t in rollout(agent, world.photos("test-new", 20), world.live, agent.interface)]

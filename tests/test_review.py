@@ -13,22 +13,20 @@ import pytest
 from reverse_lib.annotation import (
     Decision,
     ReviewLog,
-    SearchLabels,
     apply_review,
+    carried,
     changed_photos,
-    known,
-    known_labels,
     merge_reviews,
     read_review,
     review_key,
     searches,
 )
+from reverse_lib.annotation.labels import as_flags
 from reverse_lib.annotation.review import METHOD
-from reverse_lib.annotation.review_log import digest
 from reverse_lib.trajectory import Observation, Step, load_trajectories, save_trajectories
 
 BOX, NEAR, FAR = [100, 200, 300, 400], [110, 200, 310, 400], [600, 600, 900, 900]
-TICKED = [SearchLabels(2, 2, (1,))]  # the other way round than the trajectory's own labels
+TICKED = {2: (True, False)}  # the other way round than the trajectory's own labels
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ def test_a_decision_is_synced_to_disk_before_decide_returns(rows, file, monkeypa
     assert len(synced) == 1 and synced[0].endswith("\n")
     assert json.loads(synced[0]) == {
         "photo_id": "p1",
-        "digest": digest(rows[0]),
+        "digest": review_key(rows[0])[1],
         "reviewer": "ann",
         "time": decision.time,
         "verdict": "accept",
@@ -64,7 +62,7 @@ def test_a_decision_is_synced_to_disk_before_decide_returns(rows, file, monkeypa
 def test_a_reviewer_who_is_killed_after_a_decision_finds_it_again(rows, file, tmp_path):
     save_trajectories(tmp_path / "rows.jsonl", rows)
     code = (
-        "import os, signal, sys; from reverse_lib.review_log import ReviewLog;"
+        "import os, signal, sys; from reverse_lib.annotation import ReviewLog;"
         "from reverse_lib.trajectory import load_trajectories;"
         "ReviewLog(sys.argv[1], 'ann').decide(load_trajectories(sys.argv[2])[0], 'reject');"
         "os.kill(os.getpid(), signal.SIGKILL)"
@@ -81,7 +79,7 @@ def test_opening_the_file_again_goes_on_where_it_stopped(rows, file):
     log.decide(rows[1], "reject", note="twin")  # a later word counts
     again = ReviewLog(file, "ann")
     assert again.decisions == log.decisions and list(again.decisions) == [review_key(rows[0]), review_key(rows[1])]
-    assert again.decisions[review_key(rows[0])].labels == tuple(TICKED)
+    assert again.decisions[review_key(rows[0])].labels == TICKED
     assert again.progress(map(review_key, rows)) == {"accept": 1, "reject": 1, "undecided": 2}
     assert read_review(file) == list(log.decisions.values())
 
@@ -162,10 +160,9 @@ def test_a_decision_that_does_not_fit_its_trajectory_is_refused_and_not_written(
     for arguments, message in (
         (("perhaps",), "verdict 'perhaps'; choose one of accept, reject, skip"),
         (("undo",), "verdict 'undo'"),
-        (("accept", [SearchLabels(1, 2)]), "turn 1, which brought 0"),
-        (("accept", [SearchLabels(2, 3)]), "labels of 3 results for turn 2, which brought 2"),
-        (("accept", [SearchLabels(2, 2, (2, 1))]), "in order"),
-        (("accept", (), {"new 1": [5, 5, 5, 9]}), "x1 < x2"),
+        (("accept", {1: (True, False)}), "turn 1, which brought 0"),
+        (("accept", {2: (True, False, False)}), "labels of 3 results for turn 2, which brought 2"),
+        (("accept", {}, {"new 1": [5, 5, 5, 9]}), "x1 < x2"),
     ):
         with pytest.raises(ValueError, match=message):
             log.decide(rows[0], *arguments)
@@ -187,19 +184,19 @@ def test_a_digest_survives_saving_and_labelling_and_nothing_else(rows, tmp_path)
     row.steps[1].observation.arguments["query"] = ["Paris, Île-de-France", "\u2028"]
     for suffix in ("jsonl", "parquet"):
         save_trajectories(tmp_path / f"rows.{suffix}", [row])
-        assert digest(load_trajectories(tmp_path / f"rows.{suffix}")[0]) == digest(row)
+        assert review_key(load_trajectories(tmp_path / f"rows.{suffix}")[0])[1] == review_key(row)[1]
     labelled = copy.deepcopy(row)
     labelled.steps[1].observation.labelled, labelled.steps[1].observation.label_method = False, "judge"
     labelled.steps[1].observation.results[0]["useful"] = None
     labelled.regions, labelled.extra = [FAR], {"difficulty": "easy"}
-    assert digest(labelled) == digest(row)
+    assert review_key(labelled)[1] == review_key(row)[1]
     others = [copy.deepcopy(row) for _ in range(5)]
     others[0].steps[1].observation.results[0]["snippet"] += "."
     others[1].steps[1].observation.results.reverse()
     others[2].lat = 48.0
     others[3].steps[0].text += " "
     others[4].steps[1].observation.arguments["query"] = "Paris"
-    assert len({digest(one) for one in [row, *others]}) == 6
+    assert len({review_key(one)[1] for one in [row, *others]}) == 6
 
 
 def test_accepted_trajectories_carry_the_reviewed_labels_and_regions(rows, file):
@@ -213,7 +210,7 @@ def test_accepted_trajectories_carry_the_reviewed_labels_and_regions(rows, file)
     seen = row.steps[1].observation
     assert [result["useful"] for result in seen.results] == [True, False]
     assert seen.labelled and seen.label_method == METHOD == "review" and seen.useful == {1}
-    assert known([row], "review") == {(0, 1): (True, False)}
+    assert carried([row], "review") == {(0, 2): (True, False)}
     assert row.evidence == ["https://a.example"]  # b.example, known before, was shown and not ticked
     assert row.extra["review"]["reviewer"] == "ann" and row.extra["review"]["note"] == "a note"
     assert [row.to_dict() for row in rows] == before
@@ -225,8 +222,7 @@ def test_a_search_nobody_had_labelled_is_labelled_by_the_review(rows, file):
     seen.labelled, rows[0].evidence = False, []
     for result in seen.results:
         result["useful"] = None
-    assert known_labels(rows[0]) == [SearchLabels(2, 2, ())]
-    ReviewLog(file, "ann").decide(rows[0], "accept", [SearchLabels(2, 2, ())])
+    ReviewLog(file, "ann").decide(rows[0], "accept", {2: (False, False)})
     (row,) = apply_review(rows[:1], read_review(file))
     assert row.steps[1].observation.labelled and [r["useful"] for r in row.steps[1].observation.results] == [False] * 2
 
@@ -247,7 +243,7 @@ def test_a_changed_trajectory_is_not_matched_until_it_is_reviewed_again(rows, fi
 
 
 def test_labels_of_no_search_are_an_error_with_the_photo(rows):
-    decision = Decision("p1", digest(rows[0]), "ann", "", "accept", (SearchLabels(9, 2),))
+    decision = Decision("p1", review_key(rows[0])[1], "ann", "", "accept", {9: (True, False)})
     with pytest.raises(ValueError, match="photo p1: labels of 2 results for turn 9"):
         apply_review(rows, [decision])
 
@@ -275,7 +271,7 @@ def test_two_reviewers_agree_where_verdict_ticks_and_boxes_agree(rows, tmp_path)
     assert merged.disagreements.empty
     first, second = merged.decisions
     assert (first.photo_id, first.reviewer, first.verdict) == ("p1", "ann + bob", "accept")
-    assert first.labels == tuple(TICKED) and first.boxes == {"region 1": [105, 200, 305, 400]}
+    assert first.labels == TICKED and first.boxes == {"region 1": [105, 200, 305, 400]}
     assert first.note == "clear; yes" and second.verdict == "reject"
     assert [row.regions for row in apply_review(rows, merged.decisions)] == [[[105, 200, 305, 400]]]
 
@@ -284,13 +280,13 @@ def test_every_disagreement_is_listed_with_who_said_what(rows, tmp_path):
     paths = two_files(
         tmp_path,
         (rows[0], ("accept", TICKED, {"a": BOX}), ("reject",)),
-        (rows[1], ("accept", [SearchLabels(2, 2, (1, 2))]), ("accept", [SearchLabels(2, 2, (2,))])),
+        (rows[1], ("accept", {2: (True, True)}), ("accept", {2: (False, True)})),
         (rows[2], ("accept", TICKED, {"a": BOX, "b": FAR}), ("accept", TICKED, {"a": [250, 200, 450, 400]})),
         (rows[3], None, ("accept", TICKED)),
     )
     merged = merge_reviews(*paths)
     assert merged.decisions == [] and list(merged.disagreements.columns[-2:]) == ["ann", "bob"]
-    assert set(merged.disagreements["digest"]) == {digest(row) for row in rows}
+    assert set(merged.disagreements["digest"]) == {review_key(row)[1] for row in rows}
     assert merged.disagreements.drop(columns="digest").to_numpy().tolist() == [
         ["p1", "verdict", "", "accept", "reject"],
         ["p2", "result", "turn 2, result 1", "useful", "not useful"],
@@ -312,8 +308,8 @@ def test_kappa_of_the_ticks_is_the_one_worked_by_hand(rows, tmp_path):
     row.steps.insert(1, Step("", Observation("image_search_tool", {"bbox_2d": BOX}, "ok", "", results)))
     row.steps.pop(2)
     assert list(searches(row)) == [2]
-    accepts = [("accept", [SearchLabels(2, 10, useful)]) for useful in ((1, 2, 3, 4, 5), (1, 2, 3, 6))]
-    rejects = ("accept", TICKED), ("reject", [SearchLabels(2, 2, (2,))])  # not both accepted: not counted
+    accepts = [("accept", {2: as_flags(useful, 10)}) for useful in ((1, 2, 3, 4, 5), (1, 2, 3, 6))]
+    rejects = ("accept", TICKED), ("reject", {2: (False, True)})  # not both accepted: not counted
     merged = merge_reviews(*two_files(tmp_path, (row, *accepts), (rows[1], *rejects)))
     assert merged.ticks == 10 and merged.kappa == pytest.approx(0.4)
     assert list(merged.disagreements["where"]) == [f"turn 2, result {i}" for i in (4, 5, 6)] + [""]

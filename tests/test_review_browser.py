@@ -35,12 +35,12 @@ search = Observation("text_search_tool", {"query": "Vigo"}, "ok", "", results)
 rows = [Trajectory(p.photo_id, [Step(call, search), Step(last)], regions=[[100, 200, 300, 400]]) for p in photos]
 """
 SHOW = """\
-from reverse_lib.review_panel import ReviewPanel
+from reverse_lib.show import ReviewPanel
 ReviewPanel(rows, photos, "ann.jsonl", reviewer="ann")
 """
 STEP = """\
 from reverse_lib.environment import TINY
-from reverse_lib.widgets import TrajectoryViewer
+from reverse_lib.show import TrajectoryViewer
 guess = Trajectory("p1", [Step("<think>Chile?</think><answer>Chile, Arica, -18.5, -70.3</answer>")])
 TrajectoryViewer({"searched": rows[0], "guessed": guess}, photos[0].load(), TINY)
 """
@@ -171,7 +171,7 @@ def test_a_tick_in_the_browser_is_in_the_file_and_reopening_goes_on_from_there(o
     page.get_by_text("1 of 2 decided").wait_for()
     (decision,) = read_review(tmp_path / "ann.jsonl")
     assert (decision.photo_id, decision.reviewer, decision.verdict) == ("p1", "ann", "accept")
-    assert [(one.turn, one.shown, one.useful) for one in decision.labels] == [(1, 3, (2,))]
+    assert decision.labels == {1: (False, True, False)}
     assert decision.boxes == {"region 1": [100, 200, 300, 400]}
     page.close()
 

@@ -7,7 +7,7 @@ import pytest
 from ipywidgets import HTML
 from models import drawn_photo
 
-from reverse_lib.annotation import ReviewLog, SearchLabels, read_review
+from reverse_lib.annotation import ReviewLog, read_review
 from reverse_lib.photos import Photo
 from reverse_lib.show import ReviewPanel
 from reverse_lib.world import in_words
@@ -65,7 +65,7 @@ def test_what_was_ticked_is_in_the_file_and_the_next_undecided_one_is_shown(pane
     panel.verdicts["accept"].click()
     (decision,) = read_review(file)
     assert (decision.photo_id, decision.verdict, decision.note) == ("p1", "accept", "a twin")
-    assert decision.labels == (SearchLabels(2, 2, (1,)),) and decision.boxes == {"region 1": [100, 200, 300, 400]}
+    assert decision.labels == {2: (True, False)} and decision.boxes == {"region 1": [100, 200, 300, 400]}
     assert panel.choice.value == 1 and panel.note.value == "" and panel.ticks[2, 2].value
     assert "<b>1 of 3 decided</b>: 1 accepted, 0 rejected, 0 skipped" in panel.progress.value
     panel.verdicts["skip"].click()

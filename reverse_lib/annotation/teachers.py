@@ -1,6 +1,6 @@
 """A teacher at work on photos: every finished trajectory is on disk at once, and nothing is asked or paid for twice.
 
-The teacher is any agent: the scripted one of the miniature world, a checkpoint, or an `endpoint.Endpoint`. What differs
+The teacher is any agent: the scripted one of the miniature world, a checkpoint, or a `models.Endpoint`. What differs
 from the paper's code: a run that was killed goes on where it was, and a service that fails stops the run with what is
 done kept, rather than writing an answer that nobody gave.
 
@@ -8,17 +8,17 @@ done kept, rather than writing an answer that nobody gave.
     kept, funnel = filter_trajectories(without_nudges(row) for row in done.trajectories)
 """
 
-import copy
+import dataclasses
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from reverse_lib.environment import TINY, UNREADABLE, AgentError, AgentRefused, Interface, rollout
 from reverse_lib.photos import Photo, PhotoError
 from reverse_lib.profiles import Budgets
 from reverse_lib.search import SearchBackend
-from reverse_lib.trajectory import TOOLS, Journal, Trajectory
+from reverse_lib.trajectory import Journal, Trajectory
 
 TEACHER_BUDGETS = Budgets(nudges=5)
 """The paper's: a turn that neither calls nor answers is told so, five times at most."""
@@ -56,20 +56,20 @@ class Annotation:
 class _Keeper:
     """Writes what ends well, and says when too much in a row does not."""
 
-    def __init__(self, journal: Journal, in_a_row: int, progress: Callable[[int], object] | None):
+    def __init__(self, journal: Journal, in_a_row: int, progress: Callable[[int], object]):
         self.journal, self.in_a_row, self.progress = journal, in_a_row, progress
         self.made: list[Trajectory] = []
         self.left_out: dict[str, str] = {}
         self.failures = 0
 
     def finished(self, trajectory: Trajectory) -> None:
-        seen = [step.observation for step in trajectory.steps if step.observation is not None]
-        trajectory.extra["n_nudges"] = sum(one.tool == UNREADABLE for one in seen)
+        observations = [step.observation for step in trajectory.steps if step.observation is not None]
+        trajectory.extra["n_nudges"] = sum(observation.tool == UNREADABLE for observation in observations)
         self.journal.append(trajectory.to_dict())
         self.made.append(trajectory)
-        if self.progress is not None:
-            self.progress(1)
-        self.failures = self.failures + 1 if any(one.status == "service_error" for one in seen) else 0
+        self.progress(1)
+        was_let_down = any(observation.status == "service_error" for observation in observations)
+        self.failures = self.failures + 1 if was_let_down else 0
         if self.failures >= self.in_a_row:
             raise AnnotationStopped(f"the search service failed on {self.failures} photos in a row")
 
@@ -87,13 +87,11 @@ def annotate(
     search: SearchBackend,
     file: str | os.PathLike[str],
     interface: Interface | None = None,
-    budgets: Budgets = TEACHER_BUDGETS,
-    tools: Sequence[str] = TOOLS,
     batch_size: int = 32,
     in_a_row: int = 5,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int], object] = lambda n: None,
 ) -> Annotation:
-    """Lets a teacher work on photos, and keeps each trajectory as soon as it ends.
+    """Lets a teacher work on photos, within TEACHER_BUDGETS, and keeps each trajectory as soon as it ends.
 
     Args:
         teacher: An agent as `environment.rollout` takes it.
@@ -101,15 +99,13 @@ def annotate(
         search: Answers the teacher's searches.
         file: A `.jsonl` file of trajectories. What it holds of these photos is not asked again; others stay in it.
         interface: How things are shown; None for the teacher's own, or TINY.
-        budgets: Limits of each rollout. `extra["n_nudges"]` counts the nudges.
-        tools: Names of the tools it may use.
         batch_size: Conversations at a time.
         in_a_row: So many photos in a row that can't be read, are refused by the endpoint or let down by the search
             service stop the run.
         progress: Called with the number of trajectories that are there: first with the resumed ones, then one by one.
 
     Returns:
-        The trajectories, and what is missing and why.
+        The trajectories, and what is missing and why. `extra["n_nudges"]` of each counts its nudges.
 
     Raises:
         ValueError: The file belongs to another teacher or interface, or can't be read.
@@ -118,24 +114,19 @@ def annotate(
     interface = interface or getattr(teacher, "interface", TINY)
     journal = Journal(file)
     earlier = _earlier(journal, str(getattr(teacher, "name", "") or type(teacher).__name__), interface)
-    waiting = _missing(photos, earlier)
-    keeper = _Keeper(journal, in_a_row, progress)
-    if progress is not None:
-        progress(len(photos) - len(waiting))
-    settings = dict(interface=interface, budgets=budgets, tools=tools, batch_size=batch_size)
+    waiting = [photo for photo, row in zip(photos, _by_photo(earlier, photos), strict=True) if row is None]
+    resumed, keeper = len(photos) - len(waiting), _Keeper(journal, in_a_row, progress)
+    progress(resumed)
+    settings = dict(interface=interface, budgets=TEACHER_BUDGETS, batch_size=batch_size)
     try:
         rollout(teacher, waiting, search, **settings, on_finished=keeper.finished, on_error=keeper.failed)
     except (AgentError, PhotoError, AnnotationStopped) as error:
-        done = len(photos) - len(waiting) + len(keeper.made)
         raise AnnotationStopped(
-            f"{error}. {done} of {len(photos)} photos are done and kept in {journal.path}; "
+            f"{error}. {resumed + len(keeper.made)} of {len(photos)} photos are done and kept in {journal.path}; "
             "when that is put right, run the same again: it goes on from there and asks nothing twice"
         ) from error
-    by_photo: dict[str, deque[Trajectory]] = {}
-    for trajectory in [*earlier, *keeper.made]:
-        by_photo.setdefault(trajectory.photo_id, deque()).append(trajectory)
-    rows = [by_photo[photo.photo_id].popleft() for photo in photos if by_photo.get(photo.photo_id)]
-    return Annotation(rows, keeper.left_out, len(photos) - len(waiting), journal.set_aside)
+    rows = [row for row in _by_photo([*earlier, *keeper.made], photos) if row is not None]
+    return Annotation(rows, keeper.left_out, resumed, journal.set_aside)
 
 
 def without_nudges(trajectory: Trajectory) -> Trajectory:
@@ -145,37 +136,33 @@ def without_nudges(trajectory: Trajectory) -> Trajectory:
     so that `FilterRules.max_nudges` still sees it. A last turn that could not be read stays.
     """
     steps = [step for step in trajectory.steps if step.observation is None or step.observation.tool != UNREADABLE]
-    cleaned = copy.copy(trajectory)
-    cleaned.steps, cleaned.extra = steps, dict(trajectory.extra)
-    return cleaned
+    return dataclasses.replace(trajectory, steps=steps, extra=dict(trajectory.extra))
 
 
 def _earlier(journal: Journal, teacher: str, interface: Interface) -> list[Trajectory]:
     """The trajectories of earlier runs, all by this teacher and under this interface."""
-    made = []
+    trajectories = []
     for number, row in enumerate(journal.rows, 1):
         try:
-            made.append(Trajectory.from_dict(row))
+            trajectory = Trajectory.from_dict(row)
         except ValueError as error:
             raise ValueError(f"{journal.path}, row {number}: not a trajectory ({error}); name another file") from error
         for what, value, wanted in (
-            ("teacher", made[-1].agent, teacher),
-            ("interface", made[-1].extra.get("interface"), interface.name),
+            ("teacher", trajectory.agent, teacher),
+            ("interface", trajectory.extra.get("interface"), interface.name),
         ):
             if value != wanted:
                 raise ValueError(
                     f"{journal.path}, row {number}: made with the {what} {value!r}, not {wanted!r}; "
                     f"give each {what} a file of its own"
                 )
-    return made
+        trajectories.append(trajectory)
+    return trajectories
 
 
-def _missing(photos: Sequence[Photo], earlier: Sequence[Trajectory]) -> list[Photo]:
-    """The photos that still wait, each as often as it was given more often than done."""
-    done, missing = Counter(trajectory.photo_id for trajectory in earlier), []
-    for photo in photos:
-        if done[photo.photo_id] > 0:
-            done[photo.photo_id] -= 1
-        else:
-            missing.append(photo)
-    return missing
+def _by_photo(trajectories: Iterable[Trajectory], photos: Sequence[Photo]) -> list[Trajectory | None]:
+    """For each photo the next of its trajectories; None where there is no more."""
+    waiting: dict[str, deque[Trajectory]] = defaultdict(deque)
+    for trajectory in trajectories:
+        waiting[trajectory.photo_id].append(trajectory)
+    return [waiting[photo.photo_id].popleft() if waiting[photo.photo_id] else None for photo in photos]

@@ -38,7 +38,7 @@ class Observation:
     labelled: bool = False  # True: results[i]["useful"] are labels; False: nobody knows
     match: float | None = None  # 0..1, box IoU or query similarity to the cached call
     repeated: bool = False  # the same tool with the same arguments earlier in this rollout
-    label_method: str = ""  # how the labels were made, one of labels.METHODS; "" where nobody said
+    label_method: str = ""  # how the labels were made: "declared", "cited", "judge", "world", "review"; "" if unsaid
 
     def __post_init__(self) -> None:
         """Makes the model's arguments JSON, so that nothing a model writes can keep a rollout from being saved."""

@@ -66,8 +66,8 @@ def open_source(
     Args:
         world: A `world.World`.
         root: A folder with photos and a CSV (path, lat, lon[, country, city]); "" takes the world's training photos.
-        teacher: "openai:MODEL" for a server (see `endpoint`), a checkpoint's folder or a model id; "" is the scripted
-            teacher, which only knows the world.
+        teacher: "openai:MODEL" for a server (see `models.Endpoint`), a checkpoint's folder or a model id; "" is the
+            scripted teacher, which only knows the world.
         live: Whether searches go to the live services that have keys, instead of the miniature web.
         n: Photos at most; all of a folder, or 2,000 of the world, when None.
         seed: Of the scripted teacher and judge.
@@ -82,7 +82,7 @@ def open_source(
     if root:
         listing = folder(root, n=n)
         if not listing.photos:
-            raise ValueError(f"{root}: none of its {listing.listed} listed photos can be used; see benchmarks.folder")
+            raise ValueError(f"{root}: none of its {listing.listed} listed photos can be used; see photos.folder")
         spare: Sequence[Photo] = listing.photos
     else:
         n = n or 2000

@@ -1,4 +1,4 @@
-"""Loaders of benchmarks and own folders: each published layout, and every bad row named, counted and left out."""
+"""Lists of benchmarks and own folders: each published layout, and every bad row named, counted and left out."""
 
 import ast
 import csv
@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import reverse_lib
 from reverse_lib.photos import Listing, Photo, folder, load
-from reverse_lib.photos import listing as benchmarks
-from reverse_lib.photos import lists as photo_lists
-from reverse_lib.photos.lists import Row, read_rows
+from reverse_lib.photos import listing as module
+from reverse_lib.photos.listing import Row, read_rows
 
 JPEG = BytesIO()
 Image.new("RGB", (24, 16), "teal").save(JPEG, "jpeg")
@@ -100,13 +100,6 @@ def test_mp16_pro_photos_lie_two_folders_deep(put, img_id):
     root = put("images/8d/4f/8d_4f_123.jpg", MP16_Pro__csv=text)
     (photo,) = load("folder", root).photos
     assert photo == Photo(img_id, root / "images/8d/4f/8d_4f_123.jpg", 48.85, 2.35, "France", "Paris")
-
-
-@pytest.mark.parametrize("split", ["val", "test-seen", "test-new"])
-def test_the_world_is_a_benchmark_of_splits(world, split):
-    listing = load("world", split=split, n=3, world=world)
-    assert [photo.split for photo in listing.photos] == [split] * 3
-    assert listing.photos == world.photos(split, 3) and listing.listed == 3 and listing.counts() == {}
 
 
 ROWS = [  # row, kind, part of the reason
@@ -242,7 +235,7 @@ def test_a_quotation_mark_never_closed_costs_its_own_line_only(put):
         ("yfcc4k", None, "benchmark yfcc4k: say where the photos are with --root DIR"),
         ("folder", "{empty}", "no CSV file there; write one with columns path, lat, lon"),
         ("folder", "{two}", "2 CSV files there .a.csv, b.csv.; name the one"),
-        ("moon", None, "benchmark 'moon': choose one of world, im2gps3k, yfcc4k, folder"),
+        ("moon", None, "benchmark 'moon': choose one of im2gps3k, yfcc4k, folder"),
     ],
 )
 def test_a_benchmark_that_is_not_there_is_refused_with_a_remedy(tmp_path, name, root, message):
@@ -265,14 +258,14 @@ def test_a_draw_is_spread_over_the_list_part_of_a_larger_draw_and_the_same_each_
 
 def test_a_long_file_is_read_row_by_row(put, monkeypatch):
     read = []
-    lines = photo_lists.read_lines
+    lines = module.read_lines
 
     def counting(path):
         for line in lines(path):
             read.append(line)
             yield line
 
-    monkeypatch.setattr(photo_lists, "read_lines", counting)
+    monkeypatch.setattr(module, "read_lines", counting)
     text = "path,lat,lon\n" + "a.jpg,1,2\n" * 5000
     rows = read_rows(put("a.jpg", list__csv=text) / "list.csv")
     assert next(rows) == Row(2, "a.jpg", "1", "2") and len(read) < 50
@@ -318,12 +311,12 @@ def test_rows_that_the_csv_module_wrote_are_read_as_they_were(rows):
     assert read == [(name.strip(), lat, lon) for name, lat, lon in rows]
 
 
-def test_no_module_that_trains_or_chooses_reads_a_benchmark():
+def test_nothing_but_the_command_line_reads_a_benchmark():
     """Facts: the paper's public code validates on test photos. `folder`, for own photos, is all that others may use."""
-    library = Path(benchmarks.__file__).parent
+    library = Path(reverse_lib.__file__).parent
     for path in library.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module == "reverse_lib.benchmarks":
-                assert "load" not in [name.name for name in node.names] or path.name == "__main__.py", path
-            if isinstance(node, ast.Attribute) and ast.unparse(node) == "benchmarks.load":
+            if isinstance(node, ast.ImportFrom) and node.module == "reverse_lib.photos":
+                assert "load" not in [name.name for name in node.names], path
+            if isinstance(node, ast.Attribute) and ast.unparse(node) == "photos.load":
                 assert path.name == "__main__.py", path
