@@ -160,7 +160,7 @@ def geolocate(photos, model, tools, calling, coarse, as_json, map_file, live) ->
         from reverse_lib.world import in_words
 
         note = WORLD_ONLY
-    answers = show.Told(dict(zip(loaded, trajectories, strict=True)), in_words, coarse)
+    answers = show.Answers(dict(zip(loaded, trajectories, strict=True)), in_words, coarse)
     if as_json:
         click.echo(json.dumps({"model": model, "note": note, "photos": answers.rows()}, ensure_ascii=False))
     else:

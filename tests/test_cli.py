@@ -30,7 +30,7 @@ from reverse_lib.models import checkpoint, save_checkpoint
 from reverse_lib.photos.listing import LAYOUTS
 from reverse_lib.search import GoogleVision, SearchCache, Serper, Tavily
 from reverse_lib.search.live import choice
-from reverse_lib.show.coarse import LEVELS, coarse, without_details
+from reverse_lib.show.answers import LEVELS, coarse, without_details
 from reverse_lib.trajectory import TOOLS, Step, Trajectory
 
 ROOT = Path(__file__).parent.parent

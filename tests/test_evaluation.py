@@ -12,7 +12,7 @@ import pytest
 from environment_fakes import FakeSearch, call_text
 from environment_fakes import photo as make_photo
 
-from reverse_lib.environment import FULL, TINY
+from reverse_lib.environment import FULL, TINY, Reply
 from reverse_lib.evaluation import causes, evaluate, service_failed, summarize, to_frame
 from reverse_lib.profiles import Budgets
 from reverse_lib.show.story import narrate
@@ -203,6 +203,27 @@ def test_photos_whose_service_failed_are_counted_and_asked_again_by_the_next_run
     again = run(agent, tmp_path, search=Flaky("p07"))
     assert set(agent.seen) == {"p07"}
     assert service_failed(again) == ["p07"] and again["photo_id"].tolist() == frame["photo_id"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("reply", "tokens", "seconds"),
+    [
+        (lambda text: Reply(text, token_ids=(1, 2, 3), seconds=0.5), 6, 1.0),  # two turns each
+        (lambda text: Reply(text, usage={"tokens_out": 7, "uncounted": 0}, seconds=2.5), 14, 5.0),
+        (lambda text: Reply(text, usage={"tokens_out": 7, "uncounted": 1}, seconds=2.5), None, 5.0),
+        (lambda text: text, None, None),
+    ],
+)
+def test_what_a_photo_took_is_in_the_table_as_far_as_somebody_counted_it(reply, tokens, seconds, tmp_path):
+    class Counted(Agent):
+        def respond_for(self, photo_ids, conversations):
+            return [reply(text) for text in super().respond_for(photo_ids, conversations)]
+
+    frame = run(Counted(), tmp_path)
+    assert frame["tokens"].tolist() == [tokens] * 12 if tokens else frame["tokens"].isna().all()
+    assert frame["seconds"].tolist() == [seconds] * 12 if seconds else (frame["seconds"] > 0).all()
+    assert summarize(frame).loc["tokens", "n"] == (12 if tokens else 0)
+    assert run(Agent(), tmp_path)["seconds"].tolist() == frame["seconds"].tolist()
 
 
 def test_a_photo_that_the_agents_server_refuses_is_counted_as_failed_and_asked_again(tmp_path):

@@ -1,5 +1,6 @@
 """GRPO on the tiny model: what was called, what it earned, who was credited, what was trained on, what stops a run."""
 
+import gc
 import itertools
 import json
 import os
@@ -10,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from grpo_scripts import AGENT, SCRIPTS, Gradients, flat, rows_of, script, scripted_trainer, train_agent
+from grpo_scripts import AGENT, SCRIPTS, Gradients, flat, script, scripted_trainer, train_agent
 from models import BROKEN, EVIDENCE, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, drawn_photo, untrained
 
 from reverse_lib.environment import TINY, UNREADABLE
@@ -19,9 +20,8 @@ from reverse_lib.models import load_model
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import GrpoConfig, Weights
 from reverse_lib.reward import label_advantages, label_rewards, trajectory_advantages, turn_advantages, turn_rewards
-from reverse_lib.training import grpo, speed, training_environment
-from reverse_lib.training.pace import PARTS
-from reverse_lib.training.sft import read_rows
+from reverse_lib.training import grpo, speed
+from reverse_lib.training.history import PARTS, read_rows
 
 KNOWN = "<think>Spain? I know it.</think><answer>Spain, Valencia, 39.47, -0.38</answer>"
 DOUBT = "<think>Chile?</think><useful>[1]</useful><answer>Chile, Santiago, -33.45, -70.66</answer>"
@@ -43,6 +43,11 @@ ALIKE_IN = {
 }
 
 
+def calls_of(trainer) -> list[int]:
+    """How many turns of each rollout were answered."""
+    return [sum(step.observation is not None for step in t.steps) for t in trainer.rollouts]
+
+
 @pytest.fixture
 def trainer(tmp_path):
     return scripted_trainer(tmp_path)
@@ -50,19 +55,17 @@ def trainer(tmp_path):
 
 def test_tools_are_called_as_written_and_environments_know_it(trainer):
     trainer.train()
-    logs = [[o.tool for o in environment._log] for environment in trainer.environments]
+    logs = [[s.observation.tool for s in t.steps if s.observation] for t in trainer.rollouts]
     zoom, text = "image_zoom_in_tool", "text_search_tool"
     assert logs == [[zoom, text], [], [text], [UNREADABLE]]
-    assert [e._finished.end for e in trainer.environments] == ["answered"] * 4
-    assert trainer.environments[0]._finished.steps[1].observation.useful == {2}
-    row = rows_of(trainer)[0]
-    assert row["tools/call_frequency"] == 1 and row["tools/failure_frequency"] == 0
+    assert [t.end for t in trainer.rollouts] == ["answered"] * 4
+    assert trainer.rollouts[0].steps[1].observation.useful == {2}
 
 
 def test_what_rollouts_did_is_logged_besides_what_they_earned(tmp_path):
     trainer = scripted_trainer(tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, SEARCH, RIGHT], [BROKEN, "Hm…"]))
     trainer.train()
-    row = rows_of(trainer)[0]
+    row = trainer.rows[0]
     expected = {
         "calls/zoom": 1 / 4,
         "calls/image": 0,
@@ -84,11 +87,10 @@ def test_a_photo_is_opened_once_for_all_of_its_group_and_let_go_after(tmp_path, 
     trainer = scripted_trainer(tmp_path, ([ZOOM, GUESS], [elsewhere, GUESS], [ZOOM, elsewhere, GUESS]))
     trainer.train()
     assert opened == ["photo-1"]
-    zooms = [tuple(key[2]) for key in trainer.environments[0]._pictures if len(key) == 3]
-    assert zooms == [(100, 200, 300, 400), (500, 500, 700, 800)]
-    for environment in trainer.environments:
-        environment._clear()
-    assert not trainer.environments[0]._opened
+    zooms = [key[2][:22] for key in trainer._album._drawn if key[1] == "show_zoom"]
+    assert zooms == ["([100, 200, 300, 400],", "([500, 500, 700, 800],"]
+    gc.collect()
+    assert not trainer._album._opened
 
 
 def test_the_photos_of_the_next_step_are_opened_in_the_background_and_each_once(tmp_path, monkeypatch):
@@ -103,31 +105,31 @@ def test_the_photos_of_the_next_step_are_opened_in_the_background_and_each_once(
     photos = [drawn_photo(f"photo-{i}") for i in range(3)]
     model, processor = untrained()
     settings = dict(steps=3, prompts_per_step=1, group_size=2, save_steps=0, max_completion_tokens=200)
-    trainer = grpo.make_trainer(model, processor, photos, KnownSearch(), TINY, GrpoConfig(**settings), tmp_path)
+    trainer = grpo.GeoGRPOTrainer(model, processor, photos, KnownSearch(), TINY, GrpoConfig(**settings), tmp_path)
     script(trainer, ([GUESS], [ZOOM, GUESS]))
     trainer.train()
-    trainer.opener.close()
-    assert [photo_id for photo_id, _ in opened] == [photo.photo_id for photo in trainer.order]
+    trainer.close()
+    assert [photo_id for photo_id, _ in opened] == [photo.photo_id for photo in trainer._order]
     assert [in_main for _, in_main in opened] == [True, False, False]
 
 
 def test_every_component_reaches_the_trainer_and_the_total_is_theirs(trainer):
     trainer.train()
-    row = rows_of(trainer)[0]
-    first = trainer.environments[0]._breakdown
+    row = trainer.rows[0]
+    first = trainer.breakdowns[0]
     assert first.accuracy == 1 and first.format == 1 and first.box_iou == 1 and first.evidence_mcc == 1
     # zoom on the region 0.2, all of the one useful page 0.1, labels right 0.3
     assert first.total == pytest.approx(0.6 + 0.1 + 0.3 * (0.2 + 0.1 + 0.3))
     km = haversine_km(39.47, -0.38, -33.45, -70.66)
     guessed = 0.6 * accuracy_reward(km)
-    assert trainer.environments[1]._breakdown.total == pytest.approx(guessed + 0.1)
-    assert trainer.environments[3]._breakdown.total == pytest.approx(guessed + 0.1 * 0.8 - 0.3 * 0.05)
-    totals = [e._breakdown.total for e in trainer.environments]
+    assert trainer.breakdowns[1].total == pytest.approx(guessed + 0.1)
+    assert trainer.breakdowns[3].total == pytest.approx(guessed + 0.1 * 0.8 - 0.3 * 0.05)
+    totals = [b.total for b in trainer.breakdowns]
     assert row["reward"] == pytest.approx(sum(totals) / 4, abs=1e-5)
     for name in grpo.COMPONENTS:
-        values = [getattr(e._breakdown, name) for e in trainer.environments]
+        values = [getattr(b, name) for b in trainer.breakdowns]
         assert row[f"rewards/{name}/mean"] == pytest.approx(sum(values) / 4, abs=1e-5)
-    assert trainer.environments[0]._finished.evidence == [EVIDENCE]
+    assert trainer.rollouts[0].evidence == [EVIDENCE]
 
 
 def test_only_tokens_the_model_wrote_are_trained_on(trainer):
@@ -142,8 +144,8 @@ def test_only_tokens_the_model_wrote_are_trained_on(trainer):
 
 def test_each_token_has_the_advantage_of_its_turn(trainer):
     trainer.train()
-    output, environments = trainer.recorded[0], trainer.environments
-    expected = turn_advantages([turn_rewards(e._breakdown) for e in environments], 4)
+    output = trainer.recorded[0]
+    expected = turn_advantages([turn_rewards(breakdown) for breakdown in trainer.breakdowns], 4)
     mask = (output["tool_mask"] * output["completion_mask"]).bool()
     for row, (turns, values) in enumerate(zip(SCRIPTS, expected, strict=True)):
         lengths = [len(trainer._tokenizer(text + "<|im_end|>")["input_ids"]) for text in turns]
@@ -160,7 +162,7 @@ def test_with_segment_credit_the_labels_push_themselves_and_the_thought_before_t
     usual.train()
     output, tokenizer = trainer.recorded[0], trainer._tokenizer
     found, by_turn = output["advantages"], usual.recorded[0]["advantages"]
-    paid = [label_rewards(environment._breakdown) for environment in trainer.environments]
+    paid = [label_rewards(breakdown) for breakdown in trainer.breakdowns]
     expected = [values[np.isfinite(values)] for values in label_advantages(paid, 4)]
     assert [len(values) for values in expected] == [1, 0, 1, 1]
     for row, values in enumerate(expected):
@@ -197,16 +199,23 @@ def test_a_model_that_would_write_a_pictures_placeholder_does_not(tmp_path, monk
         return logits
 
     model.lm_head.register_forward_hook(craves)
-    monkeypatch.setattr(grpo.GeoGRPOTrainer, "_check_images", lambda self, environment, ids, images: seen.append(ids))
+    generate = grpo.GeoGRPOTrainer._generate_single_turn
+
+    def noting(self, *args, **kwargs):
+        ids, logps = generate(self, *args, **kwargs)
+        seen.extend(ids)
+        return ids, logps
+
+    monkeypatch.setattr(grpo.GeoGRPOTrainer, "_generate_single_turn", noting)
     config = GrpoConfig(steps=1, prompts_per_step=1, group_size=4, max_turn_tokens=6, save_steps=0)
     grpo.train_grpo(model, processor, [drawn_photo()], KnownSearch(), TINY, config, tmp_path)
-    assert [wanted in ids[-6:] for ids in seen] == [False] * 4
+    assert [wanted in ids for ids in seen] == [False] * 4
 
 
 def test_with_trajectory_credit_all_turns_of_a_rollout_share_trls_advantage(tmp_path):
     trainer = scripted_trainer(tmp_path, credit="trajectory")
     trainer.train()
-    totals = [e._breakdown.total for e in trainer.environments]
+    totals = [b.total for b in trainer.breakdowns]
     expected = torch.tensor(trajectory_advantages(totals, 4), dtype=torch.float32)
     torch.testing.assert_close(trainer.recorded[0]["advantages"], expected, atol=1e-4, rtol=1e-4)
 
@@ -238,7 +247,7 @@ def test_a_component_alone_gives_its_own_gradient(tmp_path, name, credit):
     trainer, found = one_step(tmp_path, SCRIPTS, ALONE[name], credit)
     reference = scripted_trainer(tmp_path / "all")  # scored by the usual weights
     reference.train()
-    breakdowns = [e._breakdown for e in reference.environments]
+    breakdowns = reference.breakdowns
     output = trainer.recorded[0]
     if credit == "trajectory":
         values = trajectory_advantages([getattr(b, name) for b in breakdowns], 4)
@@ -262,7 +271,7 @@ def test_a_loss_computed_in_parts_by_length_is_the_whole_one(tmp_path, monkeypat
     for chunks in (1, 3):
         monkeypatch.setattr(grpo, "CHUNKS", chunks)
         trainer, gradient = one_step(tmp_path / str(chunks), SCRIPTS, Weights(), "turn")
-        found.append((gradient, [row["loss"] for row in rows_of(trainer) if "loss" in row][0]))
+        found.append((gradient, [row["loss"] for row in trainer.rows if "loss" in row][0]))
     (whole, loss), (parts, same) = found
     assert torch.nn.functional.cosine_similarity(whole, parts, dim=0) > 0.999 and loss == pytest.approx(same, abs=1e-4)
     assert whole.norm().item() == pytest.approx(parts.norm().item(), rel=0.01)
@@ -279,7 +288,7 @@ def test_rollouts_in_small_batches_with_activations_computed_again_give_the_step
     assert small.accelerator.unwrap_model(small.model).model.language_model.gradient_checkpointing
     assert torch.nn.functional.cosine_similarity(gradient, same, dim=0) > 0.999
     assert same.norm().item() == pytest.approx(gradient.norm().item(), rel=0.01)
-    row, one = (rows_of(trainer)[0] for trainer in (small, whole))
+    row, one = (trainer.rows[0] for trainer in (small, whole))
     assert row["reward"] == pytest.approx(one["reward"]) and row["num_tokens"] == one["num_tokens"]
     assert 0 < row["seconds/own"] < row["seconds/step"]
 
@@ -303,34 +312,37 @@ def test_a_step_changes_language_model_and_vision_and_with_lora_only_adapters(tm
 
 
 def test_a_reward_that_is_not_a_number_stops_the_run_with_the_photo(trainer, monkeypatch):
-    real = training_environment.score
+    real = grpo.score
 
     def broken(trajectory, weights):
         made = real(trajectory, weights)
         made.total = float("nan")
         return made
 
-    monkeypatch.setattr(training_environment, "score", broken)
+    monkeypatch.setattr(grpo, "score", broken)
     with pytest.raises(FloatingPointError, match="photo-1"):
         trainer.train()
 
 
-def test_a_picture_that_gets_lost_stops_the_run_with_the_photo(trainer):
-    loop = trainer._tool_call_loop
+@pytest.mark.parametrize("turn", [0, 1])
+def test_a_picture_that_gets_lost_stops_the_run_with_the_photo(trainer, monkeypatch, turn):
+    real = grpo.images_of
+    lost = {0: (48, 0), 1: (62, 48)}[turn]  # the photo, or the zoom after it
 
-    def losing(*args):
-        *output, images = loop(*args)
-        return *output, [[] for _ in images]
+    def losing(messages):
+        images = real(messages)
+        return images[:turn] if len(images) > turn else images
 
-    trainer._tool_call_loop = losing
-    with pytest.raises(RuntimeError, match="photo-1: 62 image tokens, but 1 pictures with 48 features"):
+    monkeypatch.setattr(grpo, "images_of", losing)
+    words = f"photo-1: {lost[0]} image tokens, but {turn} pictures with {lost[1]} features"
+    with pytest.raises(RuntimeError, match=words):
         trainer.train()
 
 
-def test_a_turn_the_log_does_not_know_stops_the_run_with_the_photo(trainer, monkeypatch):
-    real = grpo.assistant_turns
-    monkeypatch.setattr(grpo, "assistant_turns", lambda ids, mask: real(ids, mask)[-1:])
-    with pytest.raises(ValueError, match="photo photo-1: .* logged calls belong to none of the 1 turns"):
+def test_a_turn_that_the_tokens_do_not_hold_stops_the_run_with_the_photo(trainer, monkeypatch):
+    real = grpo.turn_rewards
+    monkeypatch.setattr(grpo, "turn_rewards", lambda breakdown, weights: real(breakdown, weights)[-1:])
+    with pytest.raises(RuntimeError, match="photo-1: the log has 1 turns, the tokens 3"):
         trainer.train()
 
 
@@ -339,40 +351,44 @@ def test_a_turn_cut_off_ends_its_rollout_and_is_not_answered(tmp_path):
         tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, RIGHT], ["<think>Spain and on and on…"])
     )
     trainer.train()
-    assert [len(e._log) for e in trainer.environments] == [2, 0, 1, 0]
-    assert trainer.environments[3]._finished.end == "format" and trainer.environments[3]._breakdown.total == 0
+    assert calls_of(trainer) == [2, 0, 1, 0]
+    assert trainer.rollouts[3].end == "format" and trainer.breakdowns[3].total == 0
 
 
 def test_after_two_nudges_the_next_turn_that_cannot_be_read_ends_the_rollout_here_too(tmp_path):
     trainer = scripted_trainer(tmp_path, ([BROKEN] * 5, [BROKEN, BROKEN, GUESS]), max_completion_tokens=900)
     trainer.train()
-    assert [len(e._log) for e in trainer.environments] == [2, 2]
-    assert [e._finished.end for e in trainer.environments] == ["format", "answered"]
-    assert len(trainer.environments[0]._finished.steps) == 3
+    assert calls_of(trainer) == [2, 2]
+    assert [t.end for t in trainer.rollouts] == ["format", "answered"]
+    assert len(trainer.rollouts[0].steps) == 3
 
 
 def test_a_tool_result_that_no_longer_fits_ends_its_rollout(tmp_path):
     trainer = scripted_trainer(tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS]), max_completion_tokens=110)
     trainer.train()
-    assert trainer.environments[0]._finished.answer is None and trainer.environments[1]._finished.end == "answered"
+    assert trainer.rollouts[0].answer is None and trainer.rollouts[1].end == "answered"
 
 
 def test_a_group_in_which_nobody_zooms_is_trained_on_as_well(trainer):
     script(trainer, ([SEARCH, RIGHT], [GUESS], [SEARCH, DOUBT], [SEARCH, SEARCH, RIGHT]))
     trainer.train()
-    assert [len(e._log) for e in trainer.environments] == [1, 0, 1, 2]
-    assert [e._log[-1].repeated for e in trainer.environments if e._log] == [False, False, True]
-    assert trainer.environments[0]._breakdown.trust > 0 > trainer.environments[2]._breakdown.trust
+    assert calls_of(trainer) == [1, 0, 1, 2]
+    assert [o.repeated for t in trainer.rollouts for o in [s.observation for s in t.steps if s.observation][-1:]] == [
+        False,
+        False,
+        True,
+    ]
+    assert trainer.breakdowns[0].trust > 0 > trainer.breakdowns[2].trust
 
 
 def test_without_tools_there_is_one_turn(tmp_path):
     model, processor = untrained()
     config = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, save_steps=0)
-    trainer = grpo.make_trainer(model, processor, [drawn_photo()], KnownSearch(), TINY, config, tmp_path, tools=())
+    trainer = grpo.GeoGRPOTrainer(model, processor, [drawn_photo()], KnownSearch(), TINY, config, tmp_path, tools=())
     script(trainer, ([KNOWN], [GUESS]))
     trainer.train()
-    assert rows_of(trainer)[0]["calls/text"] == 0
-    assert trainer.environments[0]._breakdown.total == pytest.approx(0.7)
+    assert trainer.rows[0]["calls/text"] == 0
+    assert trainer.breakdowns[0].total == pytest.approx(0.7)
 
 
 def run(*program):
@@ -396,7 +412,7 @@ def test_a_group_split_over_two_processes_is_trained_on_alike(tmp_path, trainer)
         assert not alone[row, width:].any() and not other[width:].any()
     assert torch.nn.functional.cosine_similarity(two["gradient"], kept.found, dim=0) > 0.999
     assert two["gradient"].norm() == pytest.approx(kept.found.norm().item(), rel=0.02)
-    row = rows_of(trainer)[0]
+    row = trainer.rows[0]
     for name in ("reward", "rewards/trust/mean", "calls/text", "turns/unreadable"):
         assert two["row"][name] == pytest.approx(row[name])
 
@@ -461,6 +477,6 @@ def test_where_the_time_went_is_shares_of_the_steps_after_the_first():
 def test_settings_that_cannot_work_are_refused(tmp_path, settings, levels, message):
     model, processor = untrained()
     with pytest.raises(ValueError, match=message):
-        grpo.make_trainer(
+        grpo.GeoGRPOTrainer(
             model, processor, [drawn_photo()], KnownSearch(), TINY, GrpoConfig(**settings), tmp_path, levels=levels
         )

@@ -13,8 +13,8 @@ from reverse_lib.evaluation import to_frame
 from reverse_lib.geo import haversine_km
 from reverse_lib.photos import Photo
 from reverse_lib.show import answer_map, error_map, save_map, twins_map
-from reverse_lib.show.maps.maps import LAYERS
-from reverse_lib.show.plots import BAND_COLOURS
+from reverse_lib.show.maps import LAYERS
+from reverse_lib.show.style import BAND_COLOURS
 from reverse_lib.world.gazetteer import Place
 
 PLACES = {
@@ -151,6 +151,31 @@ def test_lines_have_the_colours_of_their_error_bands_and_the_legend_counts_them(
         "beyond 2,500 km": "2", "no readable answer": "1",
     }  # fmt: skip
     assert page.locator(".legend b").inner_text() == "6 photos"
+
+
+def test_lines_follow_great_circles_and_are_cut_at_the_date_line(open_map, frame):
+    page = open_map(error_map(frame))
+
+    def ways(*ends):
+        lines = page.evaluate("([a, b]) => reverseMaps.greatCircle(a, b)", ends)
+        assert np.isfinite(np.concatenate(lines)).all()
+        assert lines[0][0] == pytest.approx(ends[0]) and lines[-1][-1] == pytest.approx(ends[1])
+        return lines
+
+    (line,) = ways((40.64, -73.78), (55.97, 37.41))  # New York to Moscow
+    lat, lon = np.array(line).T
+    steps_km = haversine_km(lat[:-1], lon[:-1], lat[1:], lon[1:])
+    assert steps_km.max() <= 301 and lat.max() > 64
+    assert steps_km.sum() == pytest.approx(float(haversine_km(*line[0], *line[-1])), rel=1e-6)
+    assert ways((48, 2), (45.76, 3)) == [[[48, 2], [45.76, 3]]]
+    for a, b in (((-36.85, 174.76), (21.31, -157.86)), ((21.31, -157.86), (-36.85, 174.76)), ((0, 180), (0, -179))):
+        first, second = ways(a, b)
+        assert first[-1][1] == -second[0][1] == 180 * np.sign(a[1]) and first[-1][0] == second[0][0]
+        lat, lon = np.array(first + second).T
+        whole_km = haversine_km(lat[:-1], lon[:-1], lat[1:], lon[1:]).sum()
+        assert whole_km == pytest.approx(float(haversine_km(*a, *b)), rel=1e-3)
+    for a, b in (((10, 20), (10, 20)), ((0, 0), (0, 180)), ((90, 0), (-90, 0)), ((12, 34), (-12, -146))):
+        ways(a, b)
 
 
 def test_a_click_on_a_photo_shows_its_picture_boxes_answer_story_and_reward_in_full_view(open_map, frame):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from grpo_scripts import AGENT, Gradients, rows_of, scripted_trainer
+from grpo_scripts import AGENT, Gradients, scripted_trainer
 from models import BROKEN, GUESS, RIGHT, SEARCH, ZOOM
 
 from reverse_lib.environment import rollout
@@ -69,7 +69,7 @@ def grpo_step(folder) -> dict:
         if advantages.dim() == 1:
             advantages = advantages[:, None].expand(output["completion_ids"].shape)
         mask = (output["completion_mask"] * output["tool_mask"]).bool()
-        (row,) = [row for row in rows_of(trainer) if "loss" in row]
+        (row,) = [row for row in trainer.rows if "loss" in row]
         found[credit] = {
             "ids": digest([ids[kept].tolist() for ids, kept in zip(output["completion_ids"], mask, strict=True)]),
             "advantages": [runs(values[kept].tolist()) for values, kept in zip(advantages, mask, strict=True)],

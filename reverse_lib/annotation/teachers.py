@@ -14,7 +14,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from reverse_lib.environment import TINY, UNREADABLE, AgentError, AgentRefused, Interface, rollout
+from reverse_lib.environment import TINY, UNREADABLE, AgentError, AgentRefused, Interface, Rollout, rollout
 from reverse_lib.photos import Photo, PhotoError
 from reverse_lib.profiles import Budgets
 from reverse_lib.search import SearchBackend
@@ -62,7 +62,7 @@ class _Keeper:
         self.left_out: dict[str, str] = {}
         self.failures = 0
 
-    def finished(self, trajectory: Trajectory) -> None:
+    def finished(self, trajectory: Trajectory, _run: Rollout) -> None:
         observations = [step.observation for step in trajectory.steps if step.observation is not None]
         trajectory.extra["n_nudges"] = sum(observation.tool == UNREADABLE for observation in observations)
         self.journal.append(trajectory.to_dict())

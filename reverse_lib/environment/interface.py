@@ -7,18 +7,21 @@ comes from outside can neither forge a chat token nor a further result line.
 """
 
 import dataclasses
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
-from reverse_lib.environment.calls import one_line
 from reverse_lib.geo import as_box
 from reverse_lib.photos import crop
 from reverse_lib.profiles import Budgets
 from reverse_lib.search import SearchResult
 from reverse_lib.trajectory import Observation, Trajectory
 
+_MARKUP = re.compile(r"<(?=\||/?(?:think|useful|tool_call|tool_response|tools|answer|image|video|s)\b)", re.IGNORECASE)
+_CODE_POINTS_DROPPED = {"Cc", "Cs", "Co"}
 GREY = (127, 127, 127)
 NO_RESULTS = "No results"
 _RESAMPLE = Image.Resampling.LANCZOS
@@ -161,6 +164,15 @@ def _without_slivers(image: Image.Image) -> Image.Image:
     canvas = Image.new("RGB", (max(image.width, least), max(image.height, least)), GREY)
     canvas.paste(image)
     return canvas
+
+
+def one_line(text: object) -> str:
+    """Text from outside as a single line: whitespace collapsed, control characters dropped, chat markup defused."""
+    words = " ".join(str(text).split())
+    if not words.isprintable():
+        kept = "".join(char for char in words if unicodedata.category(char) not in _CODE_POINTS_DROPPED)
+        words = " ".join(kept.split())
+    return _MARKUP.sub("‹", words)
 
 
 def result_text(header: str, results: Sequence[SearchResult], interface: Interface, kind: str) -> tuple[str, int]:

@@ -16,15 +16,13 @@ import dataclasses
 import hashlib
 import json
 import os
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from reverse_lib.environment import TINY, UNREADABLE, Interface, rollout
+from reverse_lib.environment import TINY, UNREADABLE, Interface, Rollout, rollout
 from reverse_lib.geo import where_is
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import Budgets
@@ -79,10 +77,11 @@ def evaluate(
     if folder is not None:
         journal = _opened(Path(folder), _facts(agent, photos, search, **settings))
         finished = _served(journal)
-    agent = _Metered(agent)
 
-    def keep(trajectory: Trajectory) -> None:
-        finished[trajectory.photo_id] = agent.noted(trajectory)
+    def keep(trajectory: Trajectory, run: Rollout | None = None) -> None:
+        if run is not None:
+            trajectory.extra = _taken(run) | trajectory.extra
+        finished[trajectory.photo_id] = trajectory
         if journal is not None:
             journal.append(trajectory.to_dict())
 
@@ -92,7 +91,7 @@ def evaluate(
         photo = by_id[photo_id]
         truth = dict(lat=photo.lat, lon=photo.lon, country=photo.country, city=photo.city, regions=photo.regions)
         extra = {"error": str(error)}
-        keep(Trajectory(photo_id, **truth, agent=agent.name, end="service_error", extra=extra))
+        keep(Trajectory(photo_id, **truth, agent=_name(agent), end="service_error", extra=extra))
         if progress is not None:
             progress(1)
         return True
@@ -125,44 +124,14 @@ def _check(photos: Sequence[Photo]) -> None:
         raise ValueError("evaluate: a photo id occurs twice; give each photo its own id")
 
 
-class _Metered:
-    """An agent that notes what each photo took: tokens it wrote, and its share of the seconds its batches took."""
-
-    def __init__(self, agent: Callable):
-        self.agent = agent
-        self.name = str(getattr(agent, "name", "") or type(agent).__name__)
-        self.seconds, self.tokens = Counter(), Counter()
-        self.count = _token_counter(agent)
-
-    def __getattr__(self, name: str):
-        return getattr(self.agent, name)
-
-    def respond_for(self, photo_ids: Sequence[str], conversations: Sequence[list[dict]]) -> list[str]:
-        started = time.perf_counter()
-        known = hasattr(self.agent, "respond_for")
-        texts = self.agent.respond_for(photo_ids, conversations) if known else self.agent(conversations)
-        each = (time.perf_counter() - started) / max(1, len(photo_ids))
-        self.seconds.update(dict.fromkeys(photo_ids, each))
-        if self.count is not None:
-            for photo_id, text in zip(photo_ids, texts, strict=False):
-                self.tokens[photo_id] += self.count(text) if isinstance(text, str) else 0
-        return texts
-
-    def noted(self, trajectory: Trajectory) -> Trajectory:
-        """The trajectory with `seconds` and, where they could be counted, `tokens` among its extra facts."""
-        name, usage = trajectory.photo_id, trajectory.extra.get("usage", {})
-        facts = {"seconds": self.seconds[name]} | ({"tokens": self.tokens[name]} if self.count else {})
-        if usage and not usage["uncounted"]:
-            facts["tokens"] = usage["tokens_out"]
-        trajectory.extra = facts | trajectory.extra
-        return trajectory
+def _name(agent: Callable) -> str:
+    return str(getattr(agent, "name", "") or type(agent).__name__)
 
 
-def _token_counter(agent: Callable) -> Callable[[str], int] | None:
-    """Counts the tokens of a text the way the agent says, or its tokenizer does; None where nobody knows."""
-    tokenizer = getattr(getattr(agent, "processor", None), "tokenizer", None)
-    by_tokenizer = tokenizer and (lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
-    return getattr(agent, "count_tokens", None) or by_tokenizer
+def _taken(run: Rollout) -> dict[str, float]:
+    """What a rollout took: `seconds` and, where somebody counted them, `tokens` written."""
+    tokens = run.usage["tokens_out"] if run.usage and not run.usage["uncounted"] else run.tokens
+    return {"seconds": run.seconds} | ({} if tokens is None else {"tokens": tokens})
 
 
 def to_frame(trajectories: Iterable[Trajectory]) -> pd.DataFrame:
@@ -296,7 +265,7 @@ def _facts(
     model, config = getattr(agent, "model", None), getattr(agent, "config", None)
     names = [field.name for field in dataclasses.fields(agent)] if dataclasses.is_dataclass(agent) else []
     numbers = {name: getattr(config, name, None) for name in _SETTINGS} | {name: getattr(agent, name) for name in names}
-    facts = {"agent name": str(getattr(agent, "name", "") or type(agent).__name__)}
+    facts = {"agent name": _name(agent)}
     facts |= {"agent model": model} if isinstance(model, str) else {}
     facts |= {f"agent {name}": value for name, value in numbers.items() if isinstance(value, int | float)}
     return facts | {

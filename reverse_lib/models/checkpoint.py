@@ -31,7 +31,7 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
-from reverse_lib.environment import FULL, Interface, tool_functions
+from reverse_lib.environment import FULL, Interface, Reply, tool_functions
 from reverse_lib.models.cpu import quicken
 from reverse_lib.models.endpoint import from_environment
 from reverse_lib.trajectory import TOOLS
@@ -174,8 +174,8 @@ class Agent:
     max_new_tokens: int = 320
 
     @torch.inference_mode()
-    def __call__(self, conversations: Sequence[list[dict]]) -> list[str]:
-        """The next assistant turn of each conversation, as text without the end token."""
+    def __call__(self, conversations: Sequence[list[dict]]) -> list[Reply]:
+        """The next assistant turn of each conversation."""
         was_training = self.model.training
         self.model.eval()
         inputs = encode(self.processor, conversations, self.tools).to(self.model.device)
@@ -185,8 +185,12 @@ class Agent:
         never = placeholder_ids(self.processor)
         ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, suppress_tokens=never, **sampling)
         self.model.train(was_training)
-        written = ids[:, inputs["input_ids"].shape[1] :]  # (B, T)
-        return [decode_turn(self.processor.tokenizer, row.tolist()) for row in written]
+        written = ids[:, inputs["input_ids"].shape[1] :].tolist()  # (B, T)
+        tokenizer = self.processor.tokenizer
+        turns = [
+            row[: row.index(tokenizer.eos_token_id) + 1] if tokenizer.eos_token_id in row else row for row in written
+        ]
+        return [Reply(decode_turn(tokenizer, turn), tuple(turn)) for turn in turns]
 
 
 def encode(processor, conversations: Sequence[list[dict]], tools: Sequence[str] = TOOLS):

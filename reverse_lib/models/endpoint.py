@@ -24,7 +24,7 @@ import httpx
 import openai
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from reverse_lib.environment import FULL, AgentError, AgentRefused, Interface, one_line
+from reverse_lib.environment import FULL, AgentError, AgentRefused, Interface, Reply, one_line
 from reverse_lib.models.wire import CALLING, Pictures, Written, join_chunks, read_reply, request
 from reverse_lib.profiles import variable
 from reverse_lib.trajectory import TOOLS
@@ -100,12 +100,6 @@ class Usage:
     def to_dict(self) -> dict[str, float]:
         """Plain JSON types."""
         return asdict(self)
-
-
-class Reply(str):
-    """The text of one turn, with what it cost as `usage`."""
-
-    usage: Usage
 
 
 class Quota:
@@ -234,9 +228,7 @@ class Endpoint:
             raise failure
         if written.finish == "content_filter":
             raise self._error("its content filter withholds the reply", AgentRefused)
-        reply = Reply(written.text())
-        reply.usage = used
-        return reply
+        return Reply(written.text(), seconds=used.seconds, usage=used.to_dict())
 
     def _attempt(self, body: dict[str, Any], used: Usage) -> Written:
         """One request. Failures are raised outside their handlers, since the library's errors hold the request."""

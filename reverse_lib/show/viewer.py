@@ -1,27 +1,230 @@
-"""A panel for notebooks (ipywidgets): stepping through what agents did, turn by turn, also two of them side by side.
+"""What agents did as HTML, turn by turn, and a panel for notebooks that steps through it, also two side by side.
 
-A panel only draws: what it shows is HTML that `reverse_lib.markup` made. Where no widget can be drawn (an executed
-notebook on a web page, say), it stands there as HTML with all of its turns to unfold.
+Every text is escaped. A panel only draws: where no widget can be drawn (an executed notebook on a web page, say), it
+stands there as HTML with all of its turns to unfold.
 
     TrajectoryViewer({"rollout 1": first, "rollout 2": second}, photo.load(), interface)      # one at a time
     TrajectoryViewer({"cold start": [before], "GRPO": [after]}, photo.load(), interface)      # side by side
 """
 
-import html
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ipywidgets
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from reverse_lib.environment import Interface
+from reverse_lib.environment import Interface, observation_content
+from reverse_lib.photos import crop
 from reverse_lib.reward import Breakdown
-from reverse_lib.show.markup import RULE, score_html, turn_html
-from reverse_lib.trajectory import Trajectory
+from reverse_lib.show.style import PLAIN, RIGHT, WRONG, box_of, box_or_none, data_url, escaped
+from reverse_lib.trajectory import SEARCH_TOOLS, Trajectory, Turn
 
+MUTED = "opacity:.7"  # readable on a light ground and on a dark one
+RULE = '<hr style="border:0;border-top:1px solid #8885;margin:8px 0">'
+_LABELS = {True: "✓ evidence", False: "✗ no evidence"}
+_TEXT = "margin:0 0 6px;line-height:1.4;overflow-wrap:anywhere"
 _ALONE_PX, _BESIDE_PX, _UNFOLDED_PX = 440, 320, 240  # width of the photo
+
+
+def turn_html(
+    trajectory: Trajectory,
+    number: int,
+    image: Image.Image,
+    interface: Interface,
+    reward: float | None = None,
+    advantage: float | None = None,
+    in_words: Callable[[str], str] = str,
+    width_px: int = _ALONE_PX,
+    parts: Mapping[str, float] | None = None,
+    always_photo: bool = True,
+) -> str:
+    """One turn to look at: the photo with the box, what the model wrote, what came back, what the turn earned.
+
+    Args:
+        trajectory: Any.
+        number: Of the turn, from 1.
+        image: The original photo.
+        interface: How the world was shown.
+        reward: What the turn earned, if known.
+        advantage: Of the turn, if known.
+        in_words: Turns an agent's shorthand into words (`teacher.in_words` for the tiny agent).
+        width_px: Of the photo.
+        parts: What the turn earned by component, an entry of `Breakdown.per_turn`, if known.
+        always_photo: Whether a turn that draws no box shows the photo, too.
+    """
+    turn, step = trajectory.turns()[number - 1], trajectory.steps[number - 1]
+    earned = "" if reward is None else f" · reward {reward:+.2f}"
+    earned += "" if advantage is None else f" · advantage {advantage:+.2f}"
+    rows = [f"<b>Turn {number} of {len(trajectory.steps)}{earned}</b>"]
+    if paid := {name: value for name, value in (parts or {}).items() if value}:
+        rows.append(line("process", ", ".join(f"{name} {value:+.2f}" for name, value in paid.items())))
+    rows += written(trajectory, turn, in_words)
+    rows += _came_back(trajectory, number, image, interface) if step.observation else []
+    box = box_of(turn)
+    if not box and not always_photo:
+        return block(rows)
+    return beside(photo_html(image, [(box, PLAIN, "")], width_px), block(rows))
+
+
+def written(trajectory: Trajectory, turn: Turn, in_words: Callable[[str], str] = str) -> list[str]:
+    """What the model wrote in a turn, a piece of HTML a part."""
+    rows = [line("thinks", in_words(turn.think))] if turn.think else []
+    if turn.useful is not None:
+        rows.append(line("trusts", ", ".join(f"[{i}]" for i in turn.useful) or "none of the results"))
+    if turn.tool_call:
+        words = "; ".join(f"{key}: {value}" for key, value in turn.tool_call.arguments.items())
+        rows.append(line("calls", f"{turn.tool_call.name} ({words})"))
+    if turn.answer:
+        km = "" if trajectory.km is None else f", {trajectory.km:,.0f} km from {trajectory.place}"
+        rows.append(line("answers", turn.answer.text() + km))
+    return rows + ([line("errors", ", ".join(turn.errors))] if turn.errors else [])
+
+
+def _came_back(trajectory: Trajectory, number: int, image: Image.Image, interface: Interface) -> list[str]:
+    """What the tool of a turn returned: the crop, or the results, each with its label and whether it was trusted."""
+    observation = trajectory.steps[number - 1].observation
+    if observation.tool in SEARCH_TOOLS and observation.results:
+        trusted, method = trusted_after(trajectory, number), observation.label_method
+        return [_judged(i, result, i in trusted, method) for i, result in enumerate(observation.results, 1)]
+    rows = []
+    for part in observation_content(observation, image, interface):
+        if part["type"] == "image":
+            style = "image-rendering:pixelated;max-width:100%"
+            rows.append(f'<img src="{data_url(part["image"], "PNG")}" alt="the zoom" style="{style}">')
+        elif part["text"]:
+            rows.append(line("is told", part["text"]))
+    return rows
+
+
+def trusted_after(trajectory: Trajectory, number: int) -> set[int]:
+    """Positions that the turn after turn `number` trusts; none where it says nothing or is not there."""
+    turns = trajectory.turns()
+    return set(turns[number].useful or ()) if number < len(turns) else set()
+
+
+def _judged(position: int, result: dict[str, Any], trusted: bool, method: str) -> str:
+    """A result with a bar: green where the agent's trust and the label agree, orange where not, blue without label."""
+    useful = result.get("useful")
+    colour = PLAIN if useful is None else RIGHT if trusted == useful else WRONG
+    text = result_html(result, f"{label_of(result, method)}, {'trusted' if trusted else 'not trusted'}")
+    return f'<div style="border-left:4px solid {colour};padding-left:8px">[{position}] {text}</div>'
+
+
+def result_html(result: dict[str, Any], *remarks: str) -> str:
+    """A search result: its title, what it says, and remarks in small print."""
+    title, snippet = (escaped(result.get(name) or "") for name in ("title", "snippet"))
+    return f'<b>{title}</b> {snippet}<br><small style="{MUTED}">{escaped(" · ".join(filter(None, remarks)))}</small>'
+
+
+def origin_of(result: dict[str, Any]) -> str:
+    """The address of a result, or its source when it has none."""
+    return str(result.get("url") or result.get("source") or "")
+
+
+def label_of(result: dict[str, Any], method: str) -> str:
+    """What is known about a result, and who says so: "✓ evidence (judge)"."""
+    label = _LABELS.get(result.get("useful"), "unlabelled")
+    return f"{label} ({method})" if method and result.get("useful") is not None else label
+
+
+def score_html(score: Breakdown) -> str:
+    """A reward and its components, on one line."""
+    names = ("accuracy", "format", "process", "look", "query", "trust", "errors")
+    parts = [line(name, _unsigned(getattr(score, name))) for name in names]
+    return block([f"<b>reward {_unsigned(score.total)}</b> · {' · '.join(parts[:3])} ({', '.join(parts[3:])})"])
+
+
+def _unsigned(value: float) -> str:
+    """Two decimals, and no minus before what is rounded to zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
+def tokens_html(tokens: Sequence[str], learned: Sequence[bool]) -> str:
+    """Tokens in a row, those that carry loss on blue; runs of the same token are counted.
+
+    Args:
+        tokens: Decoded one by one.
+        learned: Whether each carries loss.
+    """
+    spans = []
+    for (token, flag), run in itertools.groupby(zip(tokens, learned, strict=True)):
+        count = len(list(run))
+        text = escaped(token.replace("\n", "⏎")) + (f" ×{count}" if count > 2 else "")
+        style = "background:#cfe3f5;color:#123" if flag else "background:#efefef;color:#777"
+        span = f'<span style="{style};padding:0 2px;margin:1px;border-radius:3px">{text}</span>'
+        spans += [span] * (1 if count > 2 else count)
+    return f'<div style="line-height:1.9;font-family:monospace;font-size:12px">{"".join(spans)}</div>'
+
+
+def line(label: str, text: str) -> str:
+    """A muted label and a text."""
+    return f'<span style="{MUTED}">{label}</span> {escaped(text)}'
+
+
+def block(rows: Iterable[str]) -> str:
+    """Pieces of HTML below each other."""
+    return "".join(f'<div style="{_TEXT}">{row}</div>' for row in rows)
+
+
+def beside(left: str, right: str) -> str:
+    """Two pieces side by side, or one above the other where there is no room."""
+    return (
+        f'<div style="display:flex;gap:16px;flex-wrap:wrap;align-items:flex-start">{left}'
+        f'<div style="flex:1;min-width:280px">{right}</div></div>'
+    )
+
+
+def photo_html(image: Image.Image, boxes: Sequence[tuple[object, str, str]] = (), width_px: int = _ALONE_PX) -> str:
+    """A photo with boxes drawn on it.
+
+    Args:
+        image: The original photo.
+        boxes: (bbox_2d, colour, label) each; a box that is none, as a model may write it, is left out.
+        width_px: Of the picture shown.
+    """
+    shown = image.resize((width_px, max(1, round(width_px * image.height / image.width))), Image.Resampling.LANCZOS)
+    for value, colour, label in boxes:
+        if box := box_or_none(value):
+            _draw_box(shown, box, colour, label)
+    style = "max-width:100%;height:auto"
+    return f'<img src="{data_url(shown)}" width="{width_px}" style="{style}" alt="the photo">'
+
+
+def _draw_box(shown: Image.Image, box: Sequence[int], colour: str, label: str) -> None:
+    """A box with a white rim; the label of a green one stands above it, of another below, so that both can be read."""
+    x1, y1, x2, y2 = (v / 1000 * side for v, side in zip(box, shown.size * 2, strict=True))
+    draw = ImageDraw.Draw(shown)
+    for margin, outline, width in ((2, "white", 5), (1, colour, 3)):
+        draw.rectangle((x1 - margin, y1 - margin, x2 + margin, y2 + margin), outline=outline, width=width)
+    if label:
+        width = draw.textlength(label, font_size=13) + 8
+        left = min(max(x1 - 1, 0), max(shown.width - width, 0))
+        above = (colour == RIGHT and y1 >= 20) or y2 > shown.height - 20
+        top = max(y1 - 20, 0) if above else y2 + 3
+        draw.rectangle((left, top, left + width, top + 18), fill=colour)
+        draw.text((left + 4, top + 1), label, fill="white", font_size=13)
+
+
+def crop_html(image: Image.Image, value: object, width_px: int = 400, height_px: int = 120) -> str:
+    """A region of a photo, as large as fits; nothing for a box that is none.
+
+    Args:
+        image: The original photo.
+        value: bbox_2d, or what a model wrote for one.
+        width_px: Of the picture shown, at most.
+        height_px: Of the picture shown, at most.
+    """
+    box = box_or_none(value)
+    if box is None:
+        return ""
+    region = crop(image, box)
+    scale = min(width_px / region.width, height_px / region.height)
+    size = max(1, round(region.width * scale)), max(1, round(region.height * scale))
+    shown = region.resize(size, Image.Resampling.LANCZOS)
+    return f'<img src="{data_url(shown)}" style="max-width:100%" alt="the region">'
 
 
 class Panel(ipywidgets.VBox):
@@ -45,6 +248,12 @@ class _Run:
     rewards: Sequence[float] | None
     advantages: Sequence[float] | None
     score: Breakdown | None
+
+    def __len__(self) -> int:
+        return len(self.trajectory.steps)
+
+    def score_html(self) -> str:
+        return score_html(self.score) if self.score else ""
 
 
 class TrajectoryViewer(Panel):
@@ -81,7 +290,8 @@ class TrajectoryViewer(Panel):
             ipywidgets.Dropdown(options=[(run.label, i) for i, run in enumerate(runs)], layout={"width": "auto"})
             for runs in self._stages.values()
         ]
-        self.turn = ipywidgets.IntSlider(1, 1, self._longest(), description="turn", continuous_update=False)
+        longest = max(map(len, self._chosen()))
+        self.turn = ipywidgets.IntSlider(1, 1, longest, description="turn", continuous_update=False)
         self.pages = [ipywidgets.HTML() for _ in self._stages]
         for chooser in self.choosers:
             chooser.observe(self._choose, "value")
@@ -91,16 +301,16 @@ class TrajectoryViewer(Panel):
 
     def unfolded(self) -> str:
         """Every turn of every rollout, stages side by side."""
-        rows = list(itertools.zip_longest(*self._stages.values()))
+        rows = itertools.zip_longest(*self._stages.values())
         return "".join(self._unfolded_row(row, is_open=i == 0) for i, row in enumerate(rows))
 
     def _unfolded_row(self, runs: Sequence[_Run | None], is_open: bool) -> str:
         """The runs of one row, a column a stage, a line of the grid a turn."""
         titles = [self._title(stage, run) for stage, run in zip(self._stages, runs, strict=True)]
         names = titles if len(runs) > 1 else [""]
-        cells = [f"<b>{name}</b>{_score(run)}" for name, run in zip(names, runs, strict=True)]
-        for k in range(max(len(run.trajectory.steps) for run in runs if run)):
-            cells += [RULE + self._turn(run, k) if run and k < len(run.trajectory.steps) else "" for run in runs]
+        cells = [f"<b>{name}</b>{run.score_html() if run else ''}" for name, run in zip(names, runs, strict=True)]
+        for k in range(max(len(run) for run in runs if run)):
+            cells += [RULE + self._turn(run, k) if run and k < len(run) else "" for run in runs]
         grid = f"display:grid;grid-template-columns:repeat({len(runs)},minmax(0,1fr));gap:0 24px"
         return (
             f'<details{" open" if is_open else ""}><summary style="font-weight:600">{" | ".join(filter(None, titles))}'
@@ -112,14 +322,14 @@ class TrajectoryViewer(Panel):
         if run is None:
             return ""
         labelled = not stage or len(self._stages[stage]) > 1
-        return html.escape(", ".join(filter(None, (stage, run.label if labelled else ""))))
+        return escaped(", ".join(filter(None, (stage, run.label if labelled else ""))))
 
     def _layout(self) -> list[ipywidgets.Widget]:
         if len(self.pages) == 1:
             return [ipywidgets.HBox([*self.choosers, self.turn]), *self.pages]
         columns = []
         for stage, chooser, page in zip(self._stages, self.choosers, self.pages, strict=True):
-            head = [ipywidgets.HTML(f'<b style="font-size:15px">{html.escape(stage)}</b>')]
+            head = [ipywidgets.HTML(f'<b style="font-size:15px">{escaped(stage)}</b>')]
             head += [chooser] if len(self._stages[stage]) > 1 else []
             columns.append(ipywidgets.VBox([*head, page], layout={"flex": "1 1 0", "min_width": "0"}))
         return [self.turn, ipywidgets.HBox(columns, layout={"grid_gap": "24px", "width": "100%"})]
@@ -127,18 +337,15 @@ class TrajectoryViewer(Panel):
     def _chosen(self) -> list[_Run]:
         return [runs[chooser.value] for runs, chooser in zip(self._stages.values(), self.choosers, strict=True)]
 
-    def _longest(self) -> int:
-        return max(len(run.trajectory.steps) for run in self._chosen())
-
     def _choose(self, _) -> None:
         self.turn.value = 1
-        self.turn.max = self._longest()
+        self.turn.max = max(map(len, self._chosen()))
         self._draw()
 
     def _draw(self, _=None) -> None:
         width_px = _ALONE_PX if len(self.pages) == 1 else _BESIDE_PX
         for run, page in zip(self._chosen(), self.pages, strict=True):
-            page.value = _score(run) + self._turn(run, min(self.turn.value, len(run.trajectory.steps)) - 1, width_px)
+            page.value = run.score_html() + self._turn(run, min(self.turn.value, len(run)) - 1, width_px)
 
     def _turn(self, run: _Run, k: int, width_px: int | None = None) -> str:
         """Turn `k`, from 0; without a width as it stands among the unfolded ones."""
@@ -149,34 +356,25 @@ class TrajectoryViewer(Panel):
         return turn_html(run.trajectory, k + 1, image, interface, reward, advantage, in_words, parts=parts, **shown)
 
 
-def _score(run: _Run | None) -> str:
-    return score_html(run.score) if run and run.score else ""
-
-
 def _by_stage(rollouts: Mapping, **known: Sequence | Mapping) -> dict[str, list[_Run]]:
     """Everything given as runs by stage, checked; one stage without a name where there are none."""
     if any(isinstance(value, Trajectory) for value in rollouts.values()):
         stages, known = {"": rollouts}, {name: {"": rows} for name, rows in known.items()}
     else:
-        stages = {stage: {f"rollout {i}": one for i, one in enumerate(some, 1)} for stage, some in rollouts.items()}
+        stages = {stage: {f"rollout {i}": row for i, row in enumerate(rows, 1)} for stage, rows in rollouts.items()}
         if wrong := [name for name, rows in known.items() if len(rows) and not isinstance(rows, Mapping)]:
             raise ValueError(f"TrajectoryViewer: {wrong[0]} must be given by stage, as the rollouts are")
-    every = [one for some in stages.values() for one in some.values()]
-    if not every or not all(stages.values()) or not all(one.steps for one in every):
+    trajectories = [trajectory for rows in stages.values() for trajectory in rows.values()]
+    if not trajectories or not all(stages.values()) or not all(trajectory.steps for trajectory in trajectories):
         raise ValueError("TrajectoryViewer: give at least one rollout (of each stage), and none without turns")
-    if len(photos := sorted({one.photo_id for one in every})) > 1:
+    if len(photos := sorted({trajectory.photo_id for trajectory in trajectories})) > 1:
         raise ValueError(f"TrajectoryViewer: rollouts on {', '.join(photos[:3])}; give those on one photo")
-    return {
-        stage: _runs(some, {name: rows.get(stage, ()) if rows else () for name, rows in known.items()})
-        for stage, some in stages.items()
-    }
-
-
-def _runs(rollouts: Mapping[str, Trajectory], known: Mapping[str, Sequence]) -> list[_Run]:
-    """The rollouts of one stage, each with what is known of it."""
-    columns = []
-    for name, rows in known.items():
-        if len(rows) not in (0, len(rollouts)):
-            raise ValueError(f"TrajectoryViewer: {len(rows)} {name} for {len(rollouts)} rollouts; one each, or none")
-        columns.append(list(rows) if len(rows) else [None] * len(rollouts))
-    return [_Run(*row) for row in zip(rollouts, rollouts.values(), *columns, strict=True)]
+    runs = {}
+    for stage, rows in stages.items():
+        columns = {name: dict(by_stage).get(stage, ()) for name, by_stage in known.items()}
+        for name, column in columns.items():
+            if len(column) not in (0, len(rows)):
+                raise ValueError(f"TrajectoryViewer: {len(column)} {name} for {len(rows)} rollouts; one each, or none")
+        filled = [column if len(column) else [None] * len(rows) for column in columns.values()]
+        runs[stage] = [_Run(*row) for row in zip(rows, rows.values(), *filled, strict=True)]
+    return runs

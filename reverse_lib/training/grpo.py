@@ -1,13 +1,16 @@
-"""Agentic reinforcement learning: GRPO with process rewards, on TRL's `GRPOTrainer` and our environment.
+"""Agentic reinforcement learning: GRPO with process rewards, on TRL's `GRPOTrainer` and `environment.rollout`.
 
-For a photo, G rollouts are sampled and scored by `rewards.score`, and every token the model wrote is pushed by an
-advantage: its turn's, with the labels of search results apart (`credit.label_advantages`, the default), its turn's
-(`credit.turn_advantages`), or its rollout's, as in the paper. No KL term, no entropy bonus, as in the paper. What
+For a photo, G rollouts are sampled and scored by `reward.score`, and every token the model wrote is pushed by an
+advantage: its turn's, with the labels of search results apart (`reward.label_advantages`, the default), its turn's
+(`reward.turn_advantages`), or its rollout's, as in the paper. No KL term, no entropy bonus, as in the paper. What
 differs from the public code, where only accuracy reaches the trainer: the reward that trains is the whole sum (0.6
-accuracy + 0.1 format + 0.3 process), and each component is logged under its own name. What differs from plain TRL:
-turns are read by our strict grammar, on the very tokens that were generated; a turn that can't be read is answered and
-counted; image tokens without features stop the run, where TRL would go on without pictures; the order of photos
-follows a curriculum; and a run that was killed goes on from its last checkpoint as if nothing had happened.
+accuracy + 0.1 format + 0.3 process), and each component is logged under its own name.
+
+Rollouts come from the loop in which agents act everywhere else; the trainer is its agent. TRL generates one turn for a
+batch, computes the loss, shards, logs and saves. So turns are read by our strict grammar, on the very tokens that were
+generated; a turn that can't be read is answered and counted; image tokens without features stop the run, where TRL
+would go on without pictures; the order of photos follows a curriculum; and a run that was killed goes on from its last
+checkpoint as if nothing had happened.
 
 Run it in notebook 04_grpo, or: `train_grpo(model, processor, photos, search, interface, config, folder)`.
 """
@@ -16,144 +19,309 @@ import dataclasses
 import json
 import math
 import shutil
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
+from PIL import Image
 from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
-from trl.chat_template_utils import qwen3_template
+from trl.chat_template_utils import get_training_chat_template, is_chat_template_prefix_preserving
+from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
-from reverse_lib.environment import NUDGE, UNREADABLE, Interface, initial_messages
+from reverse_lib.environment import (
+    Album,
+    Interface,
+    Reply,
+    Rollout,
+    image_block,
+    initial_messages,
+    rollout,
+    text_block,
+    tool_functions,
+)
 from reverse_lib.models import decode_turn, known_warnings_silenced, pictures_remembered, placeholder_ids, right_padded
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import Budgets, GrpoConfig, Weights
 from reverse_lib.reward import (
     CREDITS,
     SCALES,
+    Breakdown,
     assistant_turns,
     label_advantages,
     label_rewards,
     label_tokens,
+    score,
     spread,
     turn_advantages,
     turn_rewards,
 )
-from reverse_lib.training.batches import by_length
-from reverse_lib.training.pace import PARTS, Stopwatch, rollout_metrics
-from reverse_lib.training.sft import History
-from reverse_lib.training.training_environment import Opener, TrainingEnvironment
-from reverse_lib.trajectory import TOOLS, curriculum_order, parse_turn
+from reverse_lib.training.history import PARTS, History, Stopwatch, rollout_metrics
+from reverse_lib.trajectory import TOOLS, Trajectory, curriculum_order
 
 COMPONENTS = ("accuracy", "format", "look", "query", "trust", "errors")
 METRICS_FILE, SETTINGS_FILE = "metrics.jsonl", "settings.json"
 CHUNKS = 4  # parts of a batch, by length, that the loss is computed in on a CPU
+_BY_TOKEN = {"completion_ids", "completion_mask", "tool_mask", "advantages", "old_per_token_logps"}
+_BY_TOKEN |= {"ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio"}  # (B, completion)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as tokens: the prompt's, those after it, and which of them the agent wrote."""
+
+    prompt: list[int]
+    completion: list[int]
+    written: list[int]  # 1 for a token of the agent's, 0 for one of a tool's result
+    pictures: list[Image.Image]
 
 
 class GeoGRPOTrainer(GRPOTrainer):
-    """TRL's trainer with our environments, credit and alarms; `make_trainer` sets the attributes.
+    """TRL's trainer, with our rollouts, rewards, credit and alarms; see `train_grpo` for the arguments.
+
+    It is itself the agent of its rollouts (`respond_for`).
 
     Attributes:
-        settings: The stage's configuration.
-        reward_parts: Weights of the reward's parts.
-        clock: Where a step's time went.
-        order: The photos of all steps, in order.
-        opener: Opens those of the next step.
+        rollouts: Those of the last step on this process: a trajectory each.
+        breakdowns: What each of them earned.
+
+    Raises:
+        ValueError: There are fewer photos than one step asks for, the credit is unknown, or `levels` are not one a
+            photo.
     """
 
-    settings: GrpoConfig
-    reward_parts: Weights
-    clock: Stopwatch
-    order: Sequence[Photo]
-    opener: Opener
+    name = "grpo"
+
+    def __init__(
+        self,
+        model,
+        processor,
+        photos: Sequence[Photo],
+        search,
+        interface: Interface,
+        config: GrpoConfig,
+        folder: str | Path,
+        seed: int = 0,
+        weights: Weights | None = None,
+        budgets: Budgets | None = None,
+        tools: Sequence[str] = TOOLS,
+        levels: Sequence[str] | None = None,
+        on_row: Callable[[dict], None] | None = None,
+    ):
+        _check(config, len(photos), levels)
+        self._search, self._interface, self._config, self._offered = search, interface, config, tuple(tools)
+        self._weights, self._budgets = weights or Weights(), budgets or Budgets()
+        self._album, self._clock = Album(photos), Stopwatch()
+        self.rollouts: list[Trajectory] = []
+        self.breakdowns: list[Breakdown] = []
+        draws = config.steps * config.prompts_per_step
+        order = curriculum_order(levels or ["unknown"] * len(photos), draws, config.easy_share, seed)
+        self._order = [photos[i] for i in order]
+        rows = [{"prompt": initial_messages(interface), "photo_id": photo.photo_id} for photo in self._order]
+        arguments = grpo_arguments(config, folder, seed, next(model.parameters()).device.type)
+        arguments.reward_weights = [1.0] + [0.0] * len(COMPONENTS)  # the total trains, its components are logged
+        arguments.generation_kwargs["suppress_tokens"] = placeholder_ids(processor)
+        super().__init__(
+            model=model,
+            reward_funcs=self._reward_functions(),
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=processor,
+            callbacks=[History(on_row, Path(folder) / METRICS_FILE)],
+        )
+        self.tools = tool_functions()  # none is called; that there are some makes TRL take the pictures of all turns
+        if not is_chat_template_prefix_preserving(processor):
+            self.chat_template = get_training_chat_template(processor)  # renders the same tokens
+        self._prompt_ids = lru_cache(256)(self._prompt_ids)
+        self._result_ids = lru_cache(4096)(self._result_ids)
+        self.remove_callback(PrinterCallback)
+
+    @property
+    def rows(self) -> list[dict]:
+        """What was logged."""
+        return next(c for c in self.callback_handler.callbacks if isinstance(c, History)).rows
+
+    def close(self) -> None:
+        """Stop opening photos ahead."""
+        self._album.close()
 
     def training_step(self, *args, **kwargs):
-        self.clock.seconds.clear()
-        with self.clock("step"):
+        self._clock.seconds.clear()
+        with self._clock("step"):
             loss = super().training_step(*args, **kwargs)
+        self._clock.seconds["tools"] -= self._clock.seconds["generate"]  # which lies within
         for part in PARTS:
-            seconds = self.clock.seconds[part] * self.args.gradient_accumulation_steps  # of which TRL logs the mean
+            seconds = self._clock.seconds[part] * self.args.gradient_accumulation_steps  # of which TRL logs the mean
             self._metrics["train"][f"seconds/{part}"].append(seconds)
         return loss
 
-    def _generate_single_turn(self, *args, **kwargs):
-        with self.clock("generate"), self.accelerator.autocast():  # weights are cast once a turn, not for every token
-            return super()._generate_single_turn(*args, **kwargs)
-
-    def _generate(self, prompts: list):
-        if self.tools:
-            for tools, environment in zip(self._sync_tool_dicts, self.environments, strict=True):
-                tools[UNREADABLE] = environment._unreadable
-        output = super()._generate(prompts)
-        prompt_ids, completion_ids, tool_mask, images = output[0], output[1], output[2], output[6]
-        with self.clock("own"):
-            masks = tool_mask or [[1] * len(ids) for ids in completion_ids]
-            for i, environment in enumerate(self.environments):
-                self._check_images(environment, prompt_ids[i] + completion_ids[i], (images or {i: None})[i] or [])
-                turns = assistant_turns(completion_ids[i], masks[i])
-                environment._finish([decode_turn(self._tokenizer, turn) for turn in turns])
-            self._log_rollouts(completion_ids)
-        return output
-
-    def _check_images(self, environment: TrainingEnvironment, ids: list[int], images: Sequence) -> None:
-        """Raise where TRL would drop every picture of the batch and train on without them."""
-        processor = self.processing_class.image_processor
-        merged = processor.merge_size**2
-        features = sum(processor.get_number_of_image_patches(one.height, one.width, {}) // merged for one in images)
-        if (tokens := ids.count(self._image_pad_token_id)) != features:
-            raise RuntimeError(
-                f"{environment._photo.photo_id}: {tokens} image tokens, but {len(images)} pictures with {features} "
-                "features; a rollout was cut or lost a picture: raise grpo.max_completion_tokens"
-            )
-
-    def _log_rollouts(self, completion_ids: Sequence[Sequence[int]]) -> None:
-        """Log what the rollouts did besides what they earned."""
-        ends = {*self.eos_token_ids}
-        for environment, ids in zip(self.environments, completion_ids, strict=True):
-            for name, value in rollout_metrics(environment._finished.steps):
-                self._log_metric(name, value)
-            self._log_metric("rollouts/answered", float(environment._finished.end == "answered"))
-            self._log_metric("rollouts/truncated", float(not ids or ids[-1] not in ends))
-
     def _generate_and_score_completions(self, inputs):
+        self._drawn = [self._album[row["photo_id"]] for row in inputs]
         output = super()._generate_and_score_completions(inputs)
-        if self.settings.credit != "trajectory":
-            with self.clock("own"):
+        if self._config.credit != "trajectory":
+            with self._clock("own"):
                 output["advantages"] = self._advantages_by_token(output)
         if self.model.training and self.accelerator.num_processes == 1:
-            first = (self.state.global_step + 1) * self.settings.prompts_per_step
-            self.opener.open(self.order[first : first + self.settings.prompts_per_step])
+            first = (self.state.global_step + 1) * self._config.prompts_per_step
+            self._album.open_ahead(self._order[first : first + self._config.prompts_per_step])
         return output
+
+    def _generate(self, prompts: list):
+        """A step's rollouts, as TRL takes them: tokens, masks and pictures."""
+        ended: dict[int, tuple[Trajectory, Rollout]] = {}
+        limits = dict(interface=self._interface, budgets=self._budgets, tools=self._offered)
+        with self._clock("tools"):
+            rollout(
+                self,
+                self._drawn,
+                self._search,
+                **limits,
+                batch_size=len(self._drawn),
+                on_finished=lambda trajectory, run: ended.update({run.index: (trajectory, run)}),
+                album=self._album,
+            )
+        with self._clock("own"):
+            self.rollouts = [ended[i][0] for i in range(len(prompts))]
+            self.breakdowns = [score(trajectory, self._weights) for trajectory in self.rollouts]
+            encoded = [self._encode(run.photo_id, run.messages) for _, run in (ended[i] for i in range(len(prompts)))]
+            self._log_rollouts(encoded)
+        texts = [[{"role": "assistant", "content": t.steps[-1].text if t.steps else ""}] for t in self.rollouts]
+        pictures = [one.pictures for one in encoded]
+        tokens = [one.prompt for one in encoded], [one.completion for one in encoded], [one.written for one in encoded]
+        return *tokens, texts, None, {}, pictures, pictures
+
+    def respond_for(self, photo_ids: Sequence[str], conversations: Sequence[list[dict]]) -> list[Reply | None]:
+        """The next turn of each conversation; None where there is no room for one."""
+        encoded = [self._encode(*one) for one in zip(photo_ids, conversations, strict=True)]
+        rooms = [self.max_completion_length - len(one.completion) for one in encoded]
+        going = [i for i, room in enumerate(rooms) if room > 0]
+        replies: list[Reply | None] = [None] * len(conversations)
+        if not going:
+            return replies
+        prompts = [encoded[i].prompt + encoded[i].completion for i in going]
+        pictures = [encoded[i].pictures for i in going]
+        with self._clock("generate"), self.accelerator.autocast():  # weights are cast once a turn, not for every token
+            written, _ = self._generate_single_turn(prompts, pictures, self._pixels(pictures), 1, has_tool_images=True)
+        for i, ids in zip(going, written, strict=True):
+            ids = ids[: rooms[i]]
+            ended = bool(ids) and ids[-1] in self.eos_token_ids
+            replies[i] = Reply(decode_turn(self._tokenizer, ids), tuple(ids), last=not ended)
+        return replies
+
+    def _pixels(self, pictures: Sequence[Sequence[Image.Image]]) -> dict[str, torch.Tensor]:
+        """pixel_values (patches, dim) and image_grid_thw (images, 3); a picture that rollouts share is read once."""
+        distinct = {id(picture): picture for some in pictures for picture in some}
+        made = self.processing_class.image_processor(images=list(distinct.values()), return_tensors="pt")
+        patches = made["pixel_values"].split(made["image_grid_thw"].prod(1).tolist())
+        at = {key: place for place, key in enumerate(distinct)}
+        order = [at[id(picture)] for some in pictures for picture in some]
+        values = torch.cat([patches[place] for place in order])
+        return {"pixel_values": values, "image_grid_thw": made["image_grid_thw"][order]}
+
+    def _encode(self, photo_id: str, messages: Sequence[dict]) -> Encoded:
+        """A conversation as tokens: the agent's turns are those it wrote, and are never encoded again.
+
+        Raises:
+            RuntimeError: Its image tokens are not as many as its pictures have features. TRL would drop every picture
+                of the batch and train on without them.
+        """
+        prompt, completion, written = list(self._prompt_ids(_described(messages[:2]))), [], []
+        for message in messages[2:]:
+            if message["role"] == "assistant":
+                completion += message["token_ids"]
+                written += [1] * len(message["token_ids"])
+            else:
+                ids = self._result_ids(message["name"], _described([message]))
+                completion += ids
+                written += [0] * len(ids)
+        pictures = images_of(messages)
+        processor = self.processing_class.image_processor
+        patches = sum(processor.get_number_of_image_patches(one.height, one.width, {}) for one in pictures)
+        features, tokens = patches // processor.merge_size**2, (prompt + completion).count(self._image_pad_token_id)
+        if tokens != features:
+            raise RuntimeError(
+                f"{photo_id}: {tokens} image tokens, but {len(pictures)} pictures with {features} features; a picture "
+                "was lost on the way"
+            )
+        return Encoded(prompt, completion, written, pictures)
+
+    def _prompt_ids(self, described: tuple) -> tuple[int, ...]:
+        """Tokens of the system and user message; a picture's number of tokens follows from its size alone."""
+        system, user = (_blocks(one) for one in described)
+        prompt = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        tokenized = self.processing_class.apply_chat_template(
+            conversation=[prompt],
+            tools=tool_functions(self._offered) or None,
+            chat_template=self.chat_template,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            **self.chat_template_kwargs,
+        )
+        return tuple(tokenized["input_ids"][0])
+
+    def _result_ids(self, tool: str, described: tuple) -> tuple[int, ...]:
+        """Tokens from the end of a turn that called a tool to where the next turn begins."""
+        return tuple(self._get_tool_suffix_ids([{"role": "tool", "name": tool, "content": _blocks(described[0])}]))
+
+    def _reward_functions(self) -> list[Callable]:
+        """What TRL calls after each generation: the total, which trains, and its components, which are logged."""
+
+        def named(name: str, field: str) -> Callable:
+            def value(prompts, **_) -> list[float]:
+                return [self._finite(getattr(breakdown, field), i) for i, breakdown in enumerate(self.breakdowns)]
+
+            value.__name__ = name
+            return value
+
+        return [named("reward", "total"), *(named(name, name) for name in COMPONENTS)]
+
+    def _finite(self, value: float, i: int) -> float:
+        if math.isnan(value):
+            failed, photo_id = self.breakdowns[i].service_error, self.rollouts[i].photo_id
+            reason = "a search service failed; train against the offline cache" if failed else "check truth and weights"
+            raise FloatingPointError(f"{photo_id}: the reward is not a number ({reason}); the run stops here")
+        return float(value)
+
+    def _log_rollouts(self, encoded: Sequence[Encoded]) -> None:
+        """Log how long the rollouts were, and what they did besides what they earned."""
+        lengths = torch.tensor([[len(one.prompt), sum(one.written)] for one in encoded], device=self.accelerator.device)
+        self.state.num_input_tokens_seen += self.accelerator.gather(lengths).sum().item()
+        self._metrics["train" if self.model.training else "eval"]["num_tokens"] = [self.state.num_input_tokens_seen]
+        for trajectory, one in zip(self.rollouts, encoded, strict=True):
+            for name, value in rollout_metrics(trajectory.steps):
+                self._log_metric(name, value)
+            self._log_metric("rollouts/answered", float(trajectory.end == "answered"))
+            cut = not one.completion or one.completion[-1] not in self.eos_token_ids
+            self._log_metric("rollouts/truncated", float(cut))
+            self._log_metric("completions/mean_length", float(sum(one.written)))
 
     def _advantages_by_token(self, output: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The advantage of the turn, or of the labels, that each token of a completion is in; 0 outside; (B, T)."""
-        environments, settings = self.environments, self.settings
-        rewards = gather_object([turn_rewards(e._breakdown, self.reward_parts).tolist() for e in environments])
+        config, weights = self._config, self._weights
         group = self.num_generations if self.model.training else self.num_generations_eval
-        advantages = turn_advantages(rewards, group, settings.gamma, settings.scale)
-        first = self.accelerator.process_index * len(environments)
-        mask = output["completion_mask"] * output.get("tool_mask", 1)  # (B, T)
-        mine = slice(first, first + len(environments))
-        rows = np.array(
-            [
-                spread(values, written, environment._finished.photo_id)
-                for values, written, environment in zip(advantages[mine], mask.tolist(), environments, strict=True)
-            ]
-        )  # (B, T)
-        if settings.credit == "segment":
-            paid = gather_object([label_rewards(e._breakdown, self.reward_parts).tolist() for e in environments])
-            for row, ids, written, values in zip(
-                rows, output["completion_ids"].tolist(), mask.tolist(), label_advantages(paid, group)[mine], strict=True
+        first = self.accelerator.process_index * len(self.breakdowns)
+        mine = slice(first, first + len(self.breakdowns))
+        rewards = gather_object([turn_rewards(breakdown, weights).tolist() for breakdown in self.breakdowns])
+        advantages = turn_advantages(rewards, group, config.gamma, config.scale)[mine]
+        mask = output["completion_mask"] * output["tool_mask"]  # (B, T)
+        ids = [trajectory.photo_id for trajectory in self.rollouts]
+        rows = np.array([spread(*one) for one in zip(advantages, mask.tolist(), ids, strict=True)])  # (B, T)
+        if config.credit == "segment":
+            paid = gather_object([label_rewards(breakdown, weights).tolist() for breakdown in self.breakdowns])
+            labels = label_advantages(paid, group)[mine]
+            for row, tokens, written, values in zip(
+                rows, output["completion_ids"].tolist(), mask.tolist(), labels, strict=True
             ):
-                self._pay_labels(row, ids, written, values)
+                self._pay_labels(row, tokens, written, values)
         return torch.tensor(rows, dtype=torch.float32, device=mask.device)
 
     def _pay_labels(self, row: np.ndarray, ids: list[int], written: list[int], values: np.ndarray) -> None:
@@ -169,72 +337,66 @@ class GeoGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model, inputs):
         # one photo a prompt, all photos of one size: nothing is padded on the left, and a CPU can take the short way;
         # what is computed again is so after this, and must be computed alike
-        short = inputs["prompt_mask"].all() and not self.settings.checkpointing
+        short = inputs["prompt_mask"].all() and not self._config.checkpointing
         alone = self.accelerator.num_processes == 1 and self.accelerator.device.type == "cpu"
         loss_of = super()._compute_loss
         with right_padded(model) if short else nullcontext():
             return sum(loss_of(model, part) for part in by_length(inputs, CHUNKS if alone else 1))
 
 
-def reward_functions(weights: Weights) -> tuple[list[Callable], list[float]]:
-    """What TRL calls after each generation: the total, which trains, and its components, which are logged.
+def images_of(messages: Sequence[dict]) -> list[Image.Image]:
+    """Every picture of a conversation, in reading order."""
+    return [block["image"] for message in messages for block in message["content"] if block["type"] == "image"]
 
-    Returns:
-        (functions, weights of the functions): 1 for the total, 0 for each component.
+
+def _described(messages: Sequence[dict]) -> tuple:
+    """Texts, and sizes of pictures, of messages: what their tokens follow from."""
+    return tuple(
+        tuple(block["image"].size if block["type"] == "image" else block["text"] for block in message["content"])
+        for message in messages
+    )
+
+
+def _blocks(described: tuple) -> list[dict]:
+    return [text_block(one) if isinstance(one, str) else image_block(Image.new("RGB", one)) for one in described]
+
+
+def by_length(inputs: Mapping, chunks: int) -> Iterator[dict]:
+    """Parts of a batch whose rollouts are about equally long, each cut to its longest: less padding to compute.
+
+    The losses of the parts sum to that of the batch, because TRL divides by the tokens of the whole batch.
     """
-
-    def reward(environments, **_) -> list[float]:
-        return [_finite(e._breakdown.total, e) for e in environments]
-
-    def component(name: str) -> Callable:
-        def value(environments, **_) -> list[float]:
-            return [_finite(getattr(e._breakdown, name), e) for e in environments]
-
-        value.__name__ = name
-        return value
-
-    return [reward, *map(component, COMPONENTS)], [1.0] + [0.0] * len(COMPONENTS)
-
-
-def _finite(value: float, environment: TrainingEnvironment) -> float:
-    if math.isnan(value):
-        photo_id, failed = environment._finished.photo_id, environment._breakdown.service_error
-        reason = "a search service failed; train against the offline cache" if failed else "check truth and weights"
-        raise FloatingPointError(f"{photo_id}: the reward is not a number ({reason}); the run stops here")
-    return float(value)
+    prompt = inputs["prompt_ids"].shape[1]
+    lengths = inputs["completion_mask"].sum(1)  # (B,)
+    whole = split_pixel_values_by_grid(dict(inputs))
+    for rows in lengths.argsort(stable=True).tensor_split(chunks):
+        if len(rows):
+            longest = int(lengths[rows].max())
+            part = {key: _rows(value, rows.tolist()) for key, value in whole.items()}
+            for key, value in part.items():
+                if key.endswith("token_type_ids"):
+                    part[key] = value[:, : prompt + longest]
+                elif key in _BY_TOKEN and value.dim() == 2:
+                    part[key] = value[:, :longest]
+            yield unsplit_pixel_values_by_grid(part)
 
 
-def use_strict_grammar(tokenizer, nudges: int) -> None:
-    """Let TRL see the turn that `trajectory.parse_turn` sees, and nothing more lenient, in place.
-
-    A turn that neither calls nor answers becomes a call of UNREADABLE, so that it is answered; unless it was cut, or
-    `nudges` turns of the rollout were answered so before.
-    """
-
-    def told(prefix: Sequence[int] | None) -> int:
-        return tokenizer.decode(list(prefix or [])).count(NUDGE)
-
-    def parse_response(ids, prefix=None, tools=None, **_) -> dict:
-        text = decode_turn(tokenizer, list(ids))
-        turn = parse_turn(text)
-        message = {"role": "assistant", "content": text}
-        if turn.tool_call:
-            message["tool_calls"] = [_call(turn.tool_call.name, turn.tool_call.arguments)]
-        elif turn.answer is None and tokenizer.eos_token_id in ids and told(prefix) < nudges:
-            message["tool_calls"] = [_call(UNREADABLE, {"text": text})]
-        return message
-
-    tokenizer.parse_response = parse_response
-    tokenizer.response_template = qwen3_template
+def _rows(value, rows: list[int]):
+    if isinstance(value, torch.Tensor) and value.dim():
+        return value[rows]
+    return [value[i] for i in rows] if isinstance(value, list) else value
 
 
-def _call(name: str, arguments: dict) -> dict:
-    return {"type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def make_dataset(photos: Sequence[Photo], order: Sequence[int], interface: Interface) -> Dataset:
-    """A row a draw: the prompt, and the id by which the environment finds the photo."""
-    return Dataset.from_list([{"prompt": initial_messages(interface), "photo_id": photos[i].photo_id} for i in order])
+def _check(config: GrpoConfig, photos: int, levels: Sequence[str] | None) -> None:
+    if photos < config.prompts_per_step:
+        raise ValueError(
+            f"{photos} photos for steps of {config.prompts_per_step}: pass more or lower grpo.prompts_per_step"
+        )
+    for name, value, known in (("credit", config.credit, CREDITS), ("scale", config.scale, SCALES)):
+        if value not in known:
+            raise ValueError(f"grpo.{name}={value!r}: choose one of {', '.join(known)}")
+    if levels is not None and len(levels) != photos:
+        raise ValueError(f"{len(levels)} levels for {photos} photos: give one for each, or none")
 
 
 def grpo_arguments(config: GrpoConfig, folder: str | Path, seed: int, device: str) -> GRPOConfig:
@@ -281,72 +443,6 @@ def grpo_arguments(config: GrpoConfig, folder: str | Path, seed: int, device: st
     )
 
 
-def make_trainer(
-    model,
-    processor,
-    photos: Sequence[Photo],
-    search,
-    interface: Interface,
-    config: GrpoConfig,
-    folder: str | Path,
-    seed: int = 0,
-    weights: Weights | None = None,
-    budgets: Budgets | None = None,
-    tools: Sequence[str] = TOOLS,
-    levels: Sequence[str] | None = None,
-    on_row: Callable[[dict], None] | None = None,
-) -> GeoGRPOTrainer:
-    """The trainer, ready to run; see `train_grpo` for the arguments.
-
-    Raises:
-        ValueError: There are fewer photos than one step asks for, the credit is unknown, or `levels` are not one a
-            photo.
-    """
-    if len(photos) < config.prompts_per_step:
-        raise ValueError(
-            f"{len(photos)} photos for steps of {config.prompts_per_step}: pass more or lower grpo.prompts_per_step"
-        )
-    if config.credit not in CREDITS:
-        raise ValueError(f"grpo.credit={config.credit!r}: choose one of {', '.join(CREDITS)}")
-    if config.scale not in SCALES:
-        raise ValueError(f"grpo.scale={config.scale!r}: choose one of {', '.join(SCALES)}")
-    if levels is not None and len(levels) != len(photos):
-        raise ValueError(f"{len(levels)} levels for {len(photos)} photos: give one for each, or none")
-    weights, budgets, clock = weights or Weights(), budgets or Budgets(), Stopwatch()
-    opened, pictures, opener = WeakValueDictionary(), OrderedDict(), Opener()
-    by_id: Mapping[str, Photo] = {photo.photo_id: photo for photo in photos}
-
-    def environment() -> TrainingEnvironment:
-        made = TrainingEnvironment(search, by_id, interface, budgets, tools)
-        made._weights, made._clock = weights, clock
-        made._opened, made._pictures, made._ahead = opened, pictures, opener.ahead
-        return made
-
-    order = curriculum_order(
-        levels or ["unknown"] * len(photos), config.steps * config.prompts_per_step, config.easy_share, seed
-    )
-    use_strict_grammar(processor.tokenizer, budgets.nudges)
-    functions, function_weights = reward_functions(weights)
-    with known_warnings_silenced():
-        arguments = grpo_arguments(config, folder, seed, next(model.parameters()).device.type)
-        arguments.reward_weights = function_weights
-        arguments.generation_kwargs["suppress_tokens"] = placeholder_ids(processor)
-        arguments.max_tool_calling_iterations = budgets.turns - 1
-        trainer = GeoGRPOTrainer(
-            model=model,
-            reward_funcs=functions,
-            args=arguments,
-            train_dataset=make_dataset(photos, order, interface),
-            processing_class=processor,
-            environment_factory=environment,
-            callbacks=[History(on_row, Path(folder) / METRICS_FILE)],
-        )
-    trainer.settings, trainer.reward_parts, trainer.clock = config, weights, clock
-    trainer.order, trainer.opener = [photos[i] for i in order], opener
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
 def train_grpo(
     model, processor, photos, search, interface, config: GrpoConfig, folder, seed=0, **settings
 ) -> list[dict]:
@@ -372,19 +468,16 @@ def train_grpo(
         The logged rows: step, reward, rewards/accuracy/mean, rewards/look/mean, calls/text, seconds/generate, …
     """
     torch.manual_seed(seed)
-    tokenizer, template = processor.tokenizer, processor.tokenizer.response_template
-    trainer = make_trainer(model, processor, photos, search, interface, config, folder, seed, **settings)
     described = {name: value for name, value in settings.items() if name != "on_row"}
     described |= {"seed": seed, "config": config, "photos": [photo.photo_id for photo in photos]}
     with known_warnings_silenced(), pictures_remembered(model):
+        trainer = GeoGRPOTrainer(model, processor, photos, search, interface, config, folder, seed, **settings)
         trainer.train(resume_from_checkpoint=_interrupted(Path(folder), described))
-    trainer.opener.close()
+    trainer.close()
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it would go on computing in bfloat16
-    del tokenizer.parse_response
-    tokenizer.response_template = template  # TRL's would be saved with the checkpoint
     if trainer.accelerator.is_main_process:
         _forget(Path(folder))
-    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, History)).rows
+    return trainer.rows
 
 
 def _interrupted(folder: Path, settings: Mapping) -> str | None:

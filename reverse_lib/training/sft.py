@@ -9,7 +9,6 @@ and a cosine that ends at 0.1 of the peak rate for both.
 Run it in notebook 03_sft, or: `train_sft(model, processor, make_sft_dataset(rows, photos, interface), config, folder)`.
 """
 
-import json
 import math
 import multiprocessing
 import os
@@ -32,6 +31,7 @@ from reverse_lib.geo import Answer
 from reverse_lib.models import known_warnings_silenced, right_padded
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import SftConfig
+from reverse_lib.training.history import History
 from reverse_lib.trajectory import TOOLS, Step, Trajectory, format_turn
 
 IGNORE_INDEX = -100
@@ -193,48 +193,6 @@ class Trainer(SFTTrainer):
 
     def log(self, logs: dict, *args, **kwargs) -> None:
         super().log(logs | {"waited_s": self.waited_s}, *args, **kwargs)
-
-
-class History(TrainerCallback):
-    """Keeps every logged row, hands it to `on_row` as it comes (live curves), and writes it to a file.
-
-    Args:
-        on_row: Called with each row.
-        path: A JSONL file, a row a line, on disk as soon as it is logged. A run that continues keeps the rows up to
-            the step where it continues and writes on; a new run starts it anew.
-    """
-
-    def __init__(self, on_row: Callable[[dict], None] | None = None, path: str | Path | None = None):
-        self.rows: list[dict] = []
-        self.on_row, self.path = on_row, path and Path(path)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if self.path is None or not state.is_world_process_zero:
-            return
-        kept = read_rows(self.path) if state.global_step else []
-        self.rows = [row for row in kept if row["step"] <= state.global_step]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        row = {"step": state.global_step, **(logs or {})}
-        self.rows.append(row)
-        if self.path is not None and state.is_world_process_zero:
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        if self.on_row:
-            self.on_row(row)
-
-
-def read_rows(path: str | Path) -> list[dict]:
-    """The rows of a metrics file; a last line that a killed run left half written is dropped."""
-    path, rows = Path(path), []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
 
 
 class TimeLimit(TrainerCallback):

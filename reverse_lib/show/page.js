@@ -1,16 +1,18 @@
 "use strict";
 
-// What a map does in the browser. All data comes as JSON from `maps/__init__.py`; texts are only ever set as text.
+// What a map does in the browser. All data comes as JSON from `maps.py`; texts are only ever set as text.
 const reverseMaps = (() => {
   const UNANSWERED = "#ffffff";
   const INK = "#1d2733";
   const HEAT = {0.3: "#f3a25f", 0.55: "#dd5f3c", 0.8: "#8f1d4f", 1.0: "#35063e"};
   const FEW = 5; // photos below which a country is drawn pale
+  const BEND_KM = 300; // a great circle is drawn with a point at least this often
   const ROOMY_PX = 1020; // width from which a card fits between legend and controls; below, page.css hides those
 
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
   const km = (value) => `${Math.round(value).toLocaleString("en")} km`;
   const percent = (share) => `${Math.round(100 * share)} %`;
+  const named = (layers) => Object.fromEntries(Object.entries(layers).map(([key, name]) => [key, window[name]]));
   const folded = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase().trim();
 
   function node(tag, className = "", ...children) {
@@ -51,7 +53,7 @@ const reverseMaps = (() => {
   function picture({image, ratio, note, looks, regions, colours}) {
     if (!image) return node("p", "note", note ?? "no picture on this page");
     const shown = node("img");
-    shown.src = `data:image/jpeg;base64,${image}`;
+    shown.src = image;
     shown.alt = "the photo";
     const frame = node("div", "frame", shown);
     frame.style.aspectRatio = ratio;
@@ -99,15 +101,35 @@ const reverseMaps = (() => {
   const dot = (at, colour, radius, edge = "#ffffff", weight = 1.5) =>
     L.circleMarker(at, {radius, weight, color: edge, fillColor: colour, fillOpacity: 1});
 
-  function way(row, at) {
-    const bends = (row.way ?? [[]]).map((flat) => flat.flatMap((_, i) => (i % 2 ? [] : [[flat[i], flat[i + 1]]])));
-    bends[0].unshift(at);
-    bends[bends.length - 1].push(row.to);
-    return bends;
+  // The shortest way over the globe between two places: a line, or two where it crosses the date line.
+  function greatCircle(from, to) {
+    const radians = Math.PI / 180;
+    const [a, b] = [from, to].map(([lat, lon]) => [lat * radians, lon * radians])
+      .map(([lat, lon]) => [Math.cos(lat) * Math.cos(lon), Math.cos(lat) * Math.sin(lon), Math.sin(lat)]);
+    const angle = Math.acos(Math.min(1, Math.max(-1, a[0] * b[0] + a[1] * b[1] + a[2] * b[2])));
+    const steps = Math.max(1, Math.ceil((angle * 6371) / BEND_KM));
+    const lines = [[from]];
+    for (let i = 1; i <= steps; i += 1) {
+      const [p, q] = [Math.sin((1 - i / steps) * angle), Math.sin((i / steps) * angle)];
+      const [x, y, z] = a.map((value, axis) => p * value + q * b[axis]);
+      const [lat, lon] = i === steps ? to : [Math.atan2(z, Math.hypot(x, y)) / radians, Math.atan2(y, x) / radians];
+      const [lat0, lon0] = lines.at(-1).at(-1);
+      if (Math.abs(lon - lon0) > 180) {
+        const edge = 180 * Math.sign(lon0);
+        const crossing = lat0 + ((lat - lat0) * (edge - lon0)) / (lon + 2 * edge - lon0 || 1);
+        lines.at(-1).push([crossing, edge]);
+        lines.push([[crossing, -edge]]);
+      }
+      lines.at(-1).push([lat, lon]);
+    }
+    return lines;
   }
 
-  function drawLand(map, _layers, {filled, bounds}) {
-    if (bounds) map.fitBounds(bounds, {padding: [40, 40], maxZoom: 5, animate: false});
+  function fit(map, points) {
+    if (points.length) map.fitBounds(points, {padding: [40, 40], maxZoom: 5, animate: false});
+  }
+
+  function drawLand(map, {filled}) {
     map.createPane("land").style.zIndex = 250;
     map.getPane("land").style.pointerEvents = "none";
     const style = {weight: 0.8, color: filled ? "#b9c2cb" : "#5b6670", fill: filled, fillColor: "#e9ecef", fillOpacity: 1};
@@ -123,6 +145,7 @@ const reverseMaps = (() => {
       this.stage = this.stages[this.first ?? 0];
       this.pictured = this.photos.some((photo) => photo.image || photo.note);
       map.on("popupclose", () => this.traced.clearLayers());
+      fit(map, this.stage.rows.flatMap((row) => [this.photo(row).at, row.to].filter(Boolean)));
     }
 
     colour(row) {
@@ -152,7 +175,7 @@ const reverseMaps = (() => {
 
     line(row, weight, opacity) {
       const style = {weight, opacity, color: this.colour(row), smoothFactor: 0.5, interactive: false};
-      return L.polyline(way(row, this.photo(row).at), style);
+      return L.polyline(greatCircle(this.photo(row).at, row.to), style);
     }
 
     open(row, at) {
@@ -210,12 +233,11 @@ const reverseMaps = (() => {
     answers: (view) => view.stage.rows.filter((row) => row.to).map((row) => view.answer(row)),
     countries(view) {
       const known = view.stage.countries;
-      const features = view.borders.features.map((feature, i) => ({...feature, properties: {...feature.properties, i}}));
-      const style = ({properties: {i}}) => {
-        const fillOpacity = known[i][3] < FEW ? 0.35 : 0.75;
-        return {weight: 0.8, color: "#ffffff", fillColor: view.colours[known[i][4]], fillOpacity};
+      const shapes = view.borders.features.filter(({properties: {iso}}) => iso in known);
+      const style = ({properties: {iso}}) => {
+        const [, , count, band] = known[iso];
+        return {weight: 0.8, color: "#ffffff", fillColor: view.colours[band], fillOpacity: count < FEW ? 0.35 : 0.75};
       };
-      const shapes = features.filter(({properties: {i}}) => i in known);
       return [L.geoJSON(shapes, {style, onEachFeature: (feature, layer) => explain(feature, layer, known)})];
     },
     heat(view) {
@@ -224,8 +246,8 @@ const reverseMaps = (() => {
     },
   };
 
-  function explain({properties: {i}}, layer, known) {
-    const [name, median, near, count] = known[i];
+  function explain({properties: {name, iso}}, layer, known) {
+    const [median, near, count] = known[iso];
     const text = node("div", "", node("b", "", name), node("br"), `median error ${km(median)}`, node("br"));
     text.append(`${percent(near)} within 25 km`, node("br"), `n = ${count} photo${count === 1 ? "" : "s"}`);
     layer.bindTooltip(text, {sticky: true});
@@ -249,7 +271,8 @@ const reverseMaps = (() => {
     return L.divIcon({html: ring, className: "", iconSize: [size, size]});
   }
 
-  function drawErrors(map, {stages, ...groups}, data) {
+  function drawErrors(map, {layers, choices, ...data}) {
+    const [groups, stages] = [named(layers), choices.map((name) => window[name])];
     const view = new Photos(map, {...data, borders: read("borders")});
     const legend = corner(map, "bottomleft", "legend");
     const refresh = (key) => {
@@ -271,7 +294,8 @@ const reverseMaps = (() => {
     map.attributionControl.addAttribution("Cities: GeoNames (CC BY 4.0)");
   }
 
-  function drawAnswers(map, {lines, photos, answers}, data) {
+  function drawAnswers(map, {layers, ...data}) {
+    const {lines, photos, answers} = named(layers);
     const view = new Photos(map, data);
     for (const row of view.stage.rows) {
       if (view.photo(row).at) {
@@ -284,14 +308,17 @@ const reverseMaps = (() => {
     if (data.opened && view.stage.rows.length) view.open(view.stage.rows[0], view.stage.rows[0].to);
   }
 
-  function drawTwins(map, {lines, dots}, groups) {
-    for (const {colour, lines: ways, places} of groups) {
-      for (const one of ways) lines.addLayer(L.polyline(one, {color: colour, weight: 2, opacity: 0.75, interactive: false}));
-      for (const place of places) {
+  function drawTwins(map, {layers, groups}) {
+    const {lines, dots} = named(layers);
+    const style = {weight: 2, opacity: 0.75, interactive: false};
+    for (const {colour, places} of groups) {
+      places.forEach((place, i) => {
         const show = () => L.popup({className: "reverse"}).setLatLng(place.at).setContent(card(place)).openOn(map);
         dots.addLayer(dot(place.at, colour, places.length > 1 ? 6 : 3).on("click", show));
-      }
+        if (i) lines.addLayer(L.polyline(greatCircle(places[i - 1].at, place.at), {...style, color: colour}));
+      });
     }
+    fit(map, groups.flatMap(({places}) => places.map(({at}) => at)));
   }
 
   // ---- legend and search
@@ -322,6 +349,19 @@ const reverseMaps = (() => {
     return made;
   }
 
+  // What the search box knows besides photos: name -> [lat, lon, zoom]; a country lies where its mainland does.
+  function knownPlaces({photos, cities, borders}) {
+    const rings = ({type, coordinates}) => (type === "Polygon" ? coordinates : coordinates.flat());
+    const countries = borders.features.map(({properties, geometry}) => {
+      const mainland = rings(geometry).reduce((a, b) => (b.length > a.length ? b : a));
+      const {lat, lng} = L.latLngBounds(mainland.map(([lon, lat]) => [lat, lon])).getCenter();
+      return [properties.name, [lat, lng, 4]];
+    });
+    const taken = photos.map(({place, at}) => [place.replace(/ ?\([^(]*$/, ""), [...at, 9]]);
+    const large = Object.entries(cities).map(([name, at]) => [name, [...at, 7]]);
+    return new Map([...taken, ...large, ...countries].filter(([name]) => name));
+  }
+
   function addSearch(map, view) {
     const field = node("input");
     const list = node("datalist");
@@ -329,8 +369,9 @@ const reverseMaps = (() => {
     Object.assign(field, {type: "search", placeholder: "Find a place or photo", ariaLabel: "Find a place or photo"});
     field.setAttribute("list", list.id);
     const ids = new Map(view.photos.map((photo, i) => [folded(photo.id), i]));
-    const places = new Map(Object.entries(view.places).map(([name, at]) => [folded(name), {name, at}]));
-    const options = [...Object.keys(view.places), ...view.photos.map((photo) => photo.id)];
+    const names = knownPlaces(view);
+    const places = new Map([...names].map(([name, at]) => [folded(name), {name, at}]));
+    const options = [...names.keys(), ...view.photos.map((photo) => photo.id)];
     list.append(...options.map((name) => Object.assign(node("option"), {value: name})));
     const box = corner(map, "topleft", "search");
     box.append(field, list);
@@ -353,5 +394,5 @@ const reverseMaps = (() => {
     field.addEventListener("input", () => field.setCustomValidity(""));
   }
 
-  return {read, drawLand, drawErrors, drawAnswers, drawTwins};
+  return {read, greatCircle, drawLand, drawErrors, drawAnswers, drawTwins};
 })();

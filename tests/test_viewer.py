@@ -10,7 +10,8 @@ from PIL import Image
 from reverse_lib.environment import TINY
 from reverse_lib.reward import score
 from reverse_lib.show import TrajectoryViewer
-from reverse_lib.show.markup import PLAIN, RIGHT, WRONG, crop_html, photo_html, score_html, turn_html
+from reverse_lib.show.style import PLAIN, RIGHT, WRONG
+from reverse_lib.show.viewer import crop_html, photo_html, score_html, tokens_html, turn_html
 from reverse_lib.trajectory import Observation, Step
 
 
@@ -176,3 +177,10 @@ def test_what_a_viewer_cannot_show_is_refused(make_trajectory, image, ids, more,
     stages = {stage: [make_trajectory(photo_id) for photo_id in some] for stage, some in ids.items()}
     with pytest.raises(ValueError, match=message):
         TrajectoryViewer(stages, image, TINY, **more)
+
+
+def test_tokens_that_carry_loss_are_blue_runs_are_counted_and_markup_is_escaped():
+    page = tokens_html(["<b>", "img", "img", "img", "\n", "yes"], [False] * 5 + [True])
+    assert "&lt;b&gt;" in page and "<b>" not in page
+    assert page.count("img") == 1 and "img ×3" in page and "⏎" in page
+    assert page.count("#cfe3f5") == 1 and page.index("#cfe3f5") < page.index("yes")

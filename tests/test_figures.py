@@ -5,11 +5,23 @@ from io import BytesIO
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from PIL import Image
 
-from reverse_lib.evaluation import METRICS, failures, summarize, to_frame, uncertainty
-from reverse_lib.evaluation.published import published
-from reverse_lib.show import plots, report_plots, training_plots
+from reverse_lib import show
+from reverse_lib.environment import TINY, show_zoom
+from reverse_lib.evaluation import (
+    METRICS,
+    calibrate,
+    count_causes,
+    coverage,
+    published,
+    risk_coverage,
+    summarize,
+    to_frame,
+)
+from reverse_lib.reward import score, turn_advantages, turn_rewards
+from reverse_lib.show.style import RIGHT, WRONG
 
 
 def errors(*km):
@@ -21,7 +33,7 @@ def texts(figure) -> str:
 
 
 def test_the_error_curve_marks_the_share_within_each_threshold():
-    figure = plots.error_curve(errors(0.5, 13, 100, 500, 5000, np.nan, 3000, 9000))
+    figure = show.error_curve(errors(0.5, 13, 100, 500, 5000, np.nan, 3000, 9000))
     assert texts(figure).split() == ["12%", "25%", "38%", "50%", "50%"]
     curve = figure.axes[0].lines[0]
     assert curve.get_ydata()[-1] == 7 / 8  # an unread answer is never reached
@@ -29,14 +41,14 @@ def test_the_error_curve_marks_the_share_within_each_threshold():
 
 
 def test_the_band_of_the_error_curve_encloses_it_and_has_the_binomial_width():
-    figure = plots.error_curve(errors(*[10] * 50, *[1000] * 50), samples=2000)
+    figure = show.error_curve(errors(*[10] * 50, *[1000] * 50), samples=2000)
     vertices = figure.axes[0].collections[0].get_paths()[0].vertices
     at_100_km = vertices[np.abs(np.log(vertices[:, 0] / 100)) < 0.03][:, 1]
     assert at_100_km.min() == pytest.approx(0.4, abs=0.03) and at_100_km.max() == pytest.approx(0.6, abs=0.03)
 
 
 def test_several_runs_are_told_apart_by_name_and_colour():
-    figure = plots.error_curve({"SFT": errors(1, 2), "GRPO": errors(3, 4)})
+    figure = show.error_curve({"SFT": errors(1, 2), "GRPO": errors(3, 4)})
     legend = figure.axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["SFT (n = 2)", "GRPO (n = 2)"]
     assert len({line.get_color() for line in legend.get_lines()}) == 2
@@ -44,7 +56,7 @@ def test_several_runs_are_told_apart_by_name_and_colour():
 
 def test_bars_are_as_high_as_the_summary_says(make_trajectory):
     right, wrong = make_trajectory("a"), make_trajectory("b", answer="Spain, Madrid, 40.42, -3.70")
-    figure = plots.bars({"stage": summarize(to_frame([right, wrong]))}, ["within_25km", "country", "parsed"])
+    figure = show.bars({"stage": summarize(to_frame([right, wrong]))}, ["within_25km", "country", "parsed"])
     assert [bar.get_height() for bar in figure.axes[0].patches] == [0.5, 0.5, 1.0]
 
 
@@ -60,7 +72,7 @@ def summary(**values):
 def test_published_figures_are_marked_beside_the_bars_of_the_distances_they_report_and_named_with_their_source():
     others = published("im2gps3k").loc[["REVERSE 4B", "GeoCLIP"]]
     metrics = [f"within_{km}km" for km in (1, 25, 200)]
-    figure = plots.bars({"cold start": summary(), "GRPO": summary()}, metrics, published=others)
+    figure = show.bars({"cold start": summary(), "GRPO": summary()}, metrics, published=others)
     marks = {line.get_label(): line.get_xydata() for line in figure.axes[0].lines if line.get_label() in others.index}
     assert marks["REVERSE 4B"][:, 1].tolist() == [0.225, 0.483]  # nothing is reported for 200 km
     assert marks["GeoCLIP"][:, 1].tolist() == [0.141, 0.345, 0.507]
@@ -68,19 +80,19 @@ def test_published_figures_are_marked_beside_the_bars_of_the_distances_they_repo
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["cold start", "GRPO", "REVERSE 4B", "GeoCLIP"]
     assert "arXiv 2605.26861" in figure.get_supxlabel()
-    assert not plots.bars({"GRPO": summary()}, metrics, published=published("world")).get_supxlabel()
+    assert not show.bars({"GRPO": summary()}, metrics, published=published("world")).get_supxlabel()
 
 
 def test_the_error_curve_leaves_out_photos_whose_service_failed():
     frame = errors(1, 100, np.nan).assign(end=["answered", "answered", "service_error"])
-    figure = plots.error_curve(frame)
+    figure = show.error_curve(frame)
     assert texts(figure).split() == ["50%", "50%", "100%", "100%", "100%"]
     assert figure.axes[0].get_legend().get_texts()[0].get_text() == "photos (n = 2)"
 
 
 def test_tool_use_has_a_bar_a_tool_and_stage_with_its_interval():
     stages = {"base": summary(calls_zoom=1.53, calls_image=1.31, calls_text=1.07), "RL": summary(calls_zoom=0.07)}
-    axes = report_plots.tool_use(stages).axes[0]
+    axes = show.tool_use(stages).axes[0]
     assert [bar.get_height() for bar in axes.patches] == [1.53, 1.31, 1.07, 0.07, 0.5, 0.5]
     whiskers = [segment for collection in axes.collections for segment in collection.get_segments()]
     assert whiskers[0][:, 1].tolist() == pytest.approx([1.43, 1.63])
@@ -104,13 +116,13 @@ def spread_table(n, seed, tag, factor=1.0):
 
 
 def test_the_reliability_figure_puts_observed_against_promised_with_the_diagonal_and_chances_band():
-    radius = uncertainty.calibrate(spread_table(99, 0, "v"))
+    radius = calibrate(spread_table(99, 0, "v"))
     levels = [0.1, 0.5, 0.9]
     found = {
-        name: uncertainty.coverage(radius, spread_table(80, seed, "t", f), levels)
+        name: coverage(radius, spread_table(80, seed, "t", f), levels)
         for name, seed, f in (("seen", 1, 1), ("new", 2, 3))
     }
-    axes = report_plots.reliability(found).axes[0]
+    axes = show.reliability(found).axes[0]
     diagonal, *curves = [line for line in axes.lines if line.get_linestyle() != "None"]
     assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
     for curve, rows in zip(curves, found.values(), strict=True):
@@ -120,13 +132,13 @@ def test_the_reliability_figure_puts_observed_against_promised_with_the_diagonal
         )
     band = axes.collections[0].get_paths()[0].vertices
     assert band[:, 1].min() == found["seen"].loc[0.1, "expected_low"]
-    legend = [text.get_text() for text in report_plots.reliability(found["seen"]).legends[0].get_texts()]
+    legend = [text.get_text() for text in show.reliability(found["seen"]).legends[0].get_texts()]
     assert legend[-1] == "observed (n = 80)"
 
 
 def test_the_risk_coverage_figure_draws_the_curve_its_band_and_the_random_order():
-    curve = uncertainty.risk_coverage(spread_table(60, 3, "t"), "spread_km", samples=200)
-    figure = report_plots.risk_coverage_figure({"GRPO": curve})
+    curve = risk_coverage(spread_table(60, 3, "t"), "spread_km", samples=200)
+    figure = show.risk_coverage_figure({"GRPO": curve})
     line, level = figure.axes[0].lines
     assert line.get_ydata().tolist() == curve["risk"].tolist() and line.get_xdata()[-1] == 1
     assert set(level.get_ydata()) == {curve["risk"].iloc[-1]}
@@ -143,7 +155,7 @@ def test_the_figure_of_causes_has_a_point_a_cause_and_stage_and_leaves_out_succe
     wrong, right = make_trajectory("a", answer="Spain, Madrid, 40.42, -3.70"), make_trajectory("b")
     silent = make_trajectory("c", answer=None)
     frames = {"before": to_frame([wrong, silent]), "after": to_frame([right, wrong])}
-    figure = report_plots.failure_causes(failures.count_causes(frames))
+    figure = show.failure_causes(count_causes(frames))
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "evidence right, answer wrong",
@@ -152,12 +164,12 @@ def test_the_figure_of_causes_has_a_point_a_cause_and_stage_and_leaves_out_succe
     before, after = (line for line in axes.lines if line.get_marker() in "os" and len(line.get_xdata()) == 2)
     assert before.get_xdata().tolist() == [0.5, 0.5] and after.get_xdata().tolist() == [0.5, 0]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before (n = 2)", "after (n = 2)"]
-    assert report_plots.failure_causes(failures.count_causes({"all right": to_frame([right])})).axes
+    assert show.failure_causes(count_causes({"all right": to_frame([right])})).axes
 
 
 def test_training_curves_draw_each_key_once_and_say_where_nothing_was_logged():
     logs = [{"step": step, "loss": 1 / step} for step in (1, 2, 4)] + [{"step": 5, "other": 1.0}]
-    figure = training_plots.training_curves(logs, ["loss", "kl", "reward", "entropy"])
+    figure = show.training_curves(logs, ["loss", "kl", "reward", "entropy"])
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in shown] == ["loss", "kl", "reward", "entropy"]
     assert shown[0].lines[0].get_xydata().tolist() == [[1, 1], [2, 0.5], [4, 0.25]]
@@ -165,35 +177,35 @@ def test_training_curves_draw_each_key_once_and_say_where_nothing_was_logged():
 
 
 def test_the_funnel_states_numbers_and_shares_of_the_first():
-    figure = plots.funnel({"all": 1200, "answered": 900, "within 200 km": 300})
+    figure = show.funnel({"all": 1200, "answered": 900, "within 200 km": 300})
     assert texts(figure).split("\n") == ["1,200  (100%)", "900  (75%)", "300  (25%)"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["all", "answered", "within 200 km"]
-    assert plots.funnel({}).axes
+    assert show.funnel({}).axes
 
 
 def test_a_bar_list_writes_each_value_behind_a_bar_of_that_length():
-    figure = plots.bar_list({"easy": 1200, "hard": 0}, "Photos by difficulty")
+    figure = show.bar_list({"easy": 1200, "hard": 0}, "Photos by difficulty")
     assert texts(figure).split("\n") == ["1,200", "0"] and figure.get_suptitle() == "Photos by difficulty"
     assert [bar.get_width() for bar in figure.axes[0].patches] == [1200, 0]
-    assert texts(plots.bar_list({"the same box": 0.5}, "Hits", ["50 %"])) == "50 %"
+    assert texts(show.bar_list({"the same box": 0.5}, "Hits", ["50 %"])) == "50 %"
 
 
 def test_the_title_of_a_bar_list_is_not_cut_off():
     title = "The same calls now: what changed since they were recorded"
-    figure = plots.bar_list({"a name that takes a third of the picture": 1.0}, title)
+    figure = show.bar_list({"a name that takes a third of the picture": 1.0}, title)
     figure.savefig(BytesIO())
     (written,) = [text for text in figure.texts if text.get_text() == title]
     assert written.get_window_extent().x1 < figure.bbox.x1
 
 
 def test_a_box_in_thousandths_is_drawn_at_its_pixels():
-    figure = plots.photo_with_boxes(Image.new("RGB", (640, 480)), boxes=[[100, 250, 600, 750]])
+    figure = show.photo_with_boxes(Image.new("RGB", (640, 480)), boxes=[[100, 250, 600, 750]])
     outline = figure.axes[0].patches[-1]
     assert (outline.get_xy(), outline.get_width(), outline.get_height()) == ((64, 120), 320, 240)
 
 
 def test_the_trajectory_figure_tells_every_turn_and_numbers_its_boxes(make_trajectory):
-    figure = plots.trajectory_figure(make_trajectory(), Image.new("RGB", (64, 48)))
+    figure = show.trajectory_figure(make_trajectory(), Image.new("RGB", (64, 48)))
     story = texts(figure)
     for part in ("turn 1", "informative region", "searches for “Paris France”", "trusts: [2] Paris, France"):
         assert part in story
@@ -205,11 +217,107 @@ def test_a_malformed_box_and_odd_characters_do_not_stop_the_figure(make_trajecto
     trajectory = make_trajectory(answer="Fr$nce, P$ris_^{, 48.85, 2.35")
     call = f'{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {box!r}}}}}'.replace("'", '"')
     trajectory.steps[0].text = f"<think>$x^ \\frac</think><tool_call>{call}</tool_call>"
-    assert plots.trajectory_figure(trajectory, Image.new("RGB", (64, 48)))._repr_png_()[:4] == b"\x89PNG"
+    assert show.trajectory_figure(trajectory, Image.new("RGB", (64, 48)))._repr_png_()[:4] == b"\x89PNG"
 
 
 def test_figures_show_themselves_without_pyplot():
     import matplotlib.pyplot as plt
 
-    assert plots.funnel({"all": 1})._repr_png_()[:4] == b"\x89PNG"
+    assert show.funnel({"all": 1})._repr_png_()[:4] == b"\x89PNG"
     assert plt.get_fignums() == []
+
+
+def test_a_grid_says_how_many_tokens_a_picture_costs():
+    figure = show.patch_grid([Image.new("RGB", (160, 128)), Image.new("RGB", (224, 32))])
+    assert [axes.get_title("left") for axes in figure.axes] == ["160×128 px, 20 tokens", "224×32 px, 7 tokens"]
+
+
+def test_a_group_shows_reward_and_advantage_of_each_turn(make_trajectory):
+    group = [make_trajectory(), make_trajectory(answer=None)]
+    rewards = [turn_rewards(score(trajectory)) for trajectory in group]
+    advantages = turn_advantages(rewards, 2)
+    (axes,) = show.group_figure(group, rewards, advantages).axes
+    texts = [text.get_text() for text in axes.texts]
+    assert texts[0] == f"zoom\nr +0.06   A {advantages[0][0]:+.1f}" and texts[1].startswith("text search")
+    assert texts[2].startswith("answer") and texts[6].startswith("unreadable")
+    assert texts[3].endswith(f"R {sum(rewards[0]):.2f}") and "no answer (format)" in texts[7]
+    blue, orange = (axes.patches[i].get_facecolor() for i in (2, 5))
+    assert blue[2] > blue[0] and orange[0] > orange[2]
+
+
+def test_effects_stand_where_they_are_and_those_not_shown_are_grey():
+    index = pd.MultiIndex.from_product([["no tools", "zoom only"], ["reward"]], names=["variant", "metric"])
+    effects = pd.DataFrame({"value": [-0.2, 0.01], "low": [-0.3, -0.1], "high": [-0.1, 0.1]}, index)
+    figure = show.effects_figure(effects.assign(shown=[True, False]), ["reward"])
+    (panel,) = figure.axes
+    dots = panel.collections[-1]
+    assert dots.get_offsets().tolist() == [[-0.2, 0.0], [0.01, 1.0]]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["no tools", "zoom only"]
+    lost, unclear = dots.get_facecolors()[:, :3]
+    assert lost[0] > lost[2] and max(unclear) - min(unclear) < 0.1
+    low, high = panel.collections[0].get_segments()[0][:, 0]
+    assert (low, high) == (-0.3, -0.1)
+
+
+def test_live_curves_draw_every_so_many_rows_and_tell_the_time_left(monkeypatch):
+    drawn = []
+
+    class Handle:
+        def update(self, figure):
+            drawn.append(figure.get_suptitle())
+
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: Handle())
+    curves = show.LiveCurves(["loss"], every=2, title="SFT", total=10)
+    for step in range(1, 6):
+        curves({"step": step, "loss": 1 / step})
+    assert [title.split(",")[0] for title in drawn] == ["SFT: step 2", "SFT: step 4"]
+    assert all("s left" in title for title in drawn)
+
+
+def test_a_contact_sheet_draws_each_box_on_its_own_picture_in_pixels():
+    pictures = [Image.new("RGB", size, colour) for size, colour in (((100, 50), "red"), ((200, 100), "blue"))]
+    figure = show.contact_sheet(pictures, ["one", "two"], [[], [[100, 200, 600, 700]]], columns=3)
+    one, two = figure.axes
+    assert (one.get_title(loc="left"), two.get_title(loc="left")) == ("one", "two")
+    assert (
+        not one.patches and [patch.get_bbox().bounds for patch in two.patches] == [pytest.approx((20, 20, 100, 50))] * 2
+    )
+    assert tuple(two.images[0].get_array()[0, 0]) == (0, 0, 255)
+
+
+def test_decoys_have_a_colour_of_their_own_and_a_legend_says_which():
+    pictures = [Image.new("RGB", (100, 50))] * 2
+    figure = show.contact_sheet(pictures, boxes=[[[0, 0, 500, 500]], []], decoys=[[], [[500, 0, 1000, 1000]]])
+    drawn = [
+        [(patch.get_bbox().bounds, to_hex(patch.get_edgecolor())) for patch in axes.patches] for axes in figure.axes
+    ]
+    assert drawn[0][1] == ((0, 0, 50, 25), RIGHT.lower())
+    assert drawn[1][1] == ((50, 0, 50, 50), WRONG.lower())
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["tells the place", "decoy"]
+    assert [to_hex(patch.get_edgecolor()) for patch in legend.get_patches()] == [RIGHT.lower(), WRONG.lower()]
+    assert not show.contact_sheet(pictures, boxes=[[], []]).legends
+
+
+def test_a_contact_sheet_leaves_unused_panels_blank():
+    figure = show.contact_sheet([Image.new("RGB", (40, 30))] * 5, columns=4)
+    assert len(figure.axes) == 8 and [len(axes.images) for axes in figure.axes] == [1] * 5 + [0] * 3
+    assert not any(axes.axison for axes in figure.axes)
+    assert (
+        figure.get_figwidth() == 12 and show.contact_sheet([Image.new("RGB", (40, 30))], columns=4).get_figwidth() == 3
+    )
+
+
+def test_a_contact_sheet_of_nothing_or_with_titles_missing_is_refused():
+    with pytest.raises(ValueError, match="1 titles for 2 pictures; give one each, or none"):
+        show.contact_sheet([Image.new("RGB", (4, 3))] * 2, ["only one"])
+    with pytest.raises(ValueError, match="for 0 pictures"):
+        show.contact_sheet([])
+
+
+def test_what_an_agent_saw_is_the_small_photo_and_its_zooms_cut_from_the_original(make_trajectory):
+    photo = Image.effect_noise((640, 480), 80).convert("RGB")
+    pictures, titles = show.seen_pictures(make_trajectory(), photo, TINY)
+    assert [picture.size for picture in pictures] == [(256, 192), (448, 32)]
+    assert titles == ["the photo, 256×192 px", "the zoom of turn 1, 448×32 px"]
+    assert np.array_equal(np.asarray(pictures[1]), np.asarray(show_zoom(photo, [100, 200, 300, 400], TINY)))
