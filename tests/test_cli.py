@@ -509,7 +509,10 @@ def street(world):
     return next((photo, list(mark.bbox_2d)) for photo, mark in marks if mark.kind == "landmark" and mark.informative)
 
 
-def test_a_real_checkpoint_answers_alike_for_a_photo_in_any_container_and_never_tells_its_gps(saved, street, tmp_path):
+def test_a_real_checkpoint_answers_alike_for_a_photo_in_any_container_and_never_tells_its_gps(
+    monkeypatch, saved, world, street, tmp_path
+):
+    monkeypatch.setattr("reverse_lib.world.World", lambda seed: world)
     register_heif_opener()
     image, exif = street[0].load(), Image.Exif()
     exif[0x0112] = 6
@@ -531,8 +534,8 @@ def test_a_real_checkpoint_answers_alike_for_a_photo_in_any_container_and_never_
     assert "12.58" not in result.output and "98.1" not in result.output
 
 
-def test_the_real_program_puts_one_object_on_standard_output_and_no_chatter_anywhere(saved):
-    command = [sys.executable, "-m", "reverse_lib", *world_of("2", "--world-seed", "3", "--tools", "none", "--json")]
+def test_the_real_program_puts_one_object_on_standard_output_and_no_chatter_anywhere(saved, world):
+    command = [sys.executable, "-m", "reverse_lib", *world_of("2", "--tools", "none", "--json")]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([*command, "--model", str(saved)], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -576,6 +579,7 @@ def test_a_world_photo_saved_as_a_file_searches_the_same_web_but_without_labels(
     photo, box = street
     turns = [LOOKS.replace("[100, 100, 600, 600]", str(box)), ANSWER]
     monkeypatch.setattr(checkpoint, "load_agent", lambda path, tools: Scripted(tools, TINY, turns))
+    monkeypatch.setattr("reverse_lib.world.World", lambda seed: world)
     photo.load().save(tmp_path / "a.png")
     (row,) = json.loads(invoke("geolocate", tmp_path / "a.png", "--json").stdout)["photos"]
     shown = row["trajectory"]["steps"][0]["observation"]
