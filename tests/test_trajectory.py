@@ -22,7 +22,6 @@ from reverse_lib.trajectory import (
     load_trajectories,
     save_trajectories,
 )
-from reverse_lib.trajectory import files as module
 
 ANSWER = "<answer>France, Paris, 48.85, 2.35</answer>"
 CALL = '<tool_call>{"name": "text_search_tool", "arguments": {"query": "Paris"}}</tool_call>'
@@ -100,13 +99,6 @@ def test_files_give_back_what_was_saved(tmp_path, suffix, rows):
     assert [row.to_dict() for row in load_trajectories(str(path))] == [
         Trajectory.from_dict(r.to_dict()).to_dict() for r in rows
     ]
-
-
-def test_parquet_keeps_the_order_over_several_row_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_GROUP_ROWS", 2)
-    rows = [Trajectory(f"p{i}") for i in range(5)]
-    save_trajectories(tmp_path / "rows.parquet", rows)
-    assert load_trajectories(tmp_path / "rows.parquet") == rows
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import dataclasses
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ from reverse_lib.environment import (
     text_block,
     tool_functions,
 )
-from reverse_lib.models import decode_turn, known_warnings_silenced, pictures_remembered, placeholder_ids, right_padded
+from reverse_lib.models import decode_turn, pictures_remembered, placeholder_ids, right_padded
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import Budgets, GrpoConfig, Weights
 from reverse_lib.reward import (
@@ -502,7 +503,7 @@ def train_grpo(
     torch.manual_seed(seed)
     described = {name: value for name, value in settings.items() if name != "on_row"}
     described |= {"seed": seed, "config": config, "photos": [photo.photo_id for photo in photos]}
-    with known_warnings_silenced(), pictures_remembered(model):
+    with warnings.catch_warnings(action="ignore", category=FutureWarning), pictures_remembered(model):
         trainer = GeoGRPOTrainer(model, processor, photos, search, interface, config, folder, seed, **settings)
         trainer.train(resume_from_checkpoint=_interrupted(Path(folder), described))
     trainer.close()
