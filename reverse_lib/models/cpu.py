@@ -186,7 +186,7 @@ class _Rows:
 
 
 def _write(step: Callable, rows: _Rows, logits: torch.Tensor, config: GenerationConfig) -> torch.Tensor:
-    """The new tokens, (B, new), from the logits that follow the prompt, (B, vocabulary); `step` gives those of later."""
+    """The new tokens, (B, new), from the logits that follow the prompt, (B, vocabulary); `step` gives more."""
     ends = torch.as_tensor(config.eos_token_id).view(-1)
     written = torch.full((len(logits), config.max_new_tokens), config.pad_token_id or 0)
     alive = going = torch.arange(len(logits))  # rows of `written` that are computed, and that have not ended
