@@ -40,6 +40,9 @@ class Budgets:
                 raise ValueError(f"Budgets.{item.name}={value!r}: give a whole number of at least {least}")
 
 
+TEACHER_BUDGETS = Budgets(nudges=5)  # the paper's: a turn that neither calls nor answers is told so, five times at most
+
+
 @dataclass(frozen=True)
 class Weights:
     """Weights of the reward; the first three of the total, the others inside the process part."""
@@ -76,6 +79,48 @@ class ModelConfig:
     def loading(self) -> dict[str, Any]:
         """The arguments of `models.load_model` besides the checkpoint."""
         return {"device": self.device, "lora_rank": self.lora_rank, "train_vision": self.train_vision}
+
+
+CALLING = ("native", "prompt", "template")  # ways of calling tools on a server, see `models.Endpoint`
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """Which chat server is an agent, how it is asked, and how hard."""
+
+    base_url: str  # such as "http://localhost:8000/v1"
+    model: str
+    key_env: str = "OPENAI_API_KEY"  # NAME of the environment variable with the key; "" where none is needed
+    calling: str = "native"  # how tools are called, one of CALLING
+    stream: bool = False  # replies in pieces: a slow one is not taken for a silent one
+    concurrency: int = 8  # conversations at a time
+    requests_per_min: int = 0  # at most, evenly spread; 0 for no limit
+    tokens_per_min: int = 0  # read and written, at most; 0 for no limit
+    timeout_s: float = 180  # longest silence of the server
+    retries: int = 5  # of one request, after its first attempt
+    max_tokens: int = 2048  # of one turn; 0 leaves it to the server
+    temperature: float | None = 0.7  # None leaves it to the server
+    price_in: float = 0.0  # per million tokens read, in any currency
+    price_out: float = 0.0  # per million tokens written
+    image_px: int = 2048  # longest side of a picture sent; larger ones are scaled down
+    image_format: str = "JPEG"  # or "PNG", for exactly the pixels that a local checkpoint would see
+    reasoning_field: str = ""  # where the server wants earlier reasoning back, such as "reasoning_content"
+    extra: Mapping[str, Any] = field(default_factory=dict)  # more fields for each request: {"reasoning_effort": "low"}
+
+    def __post_init__(self):
+        if not self.model:
+            raise ValueError("EndpointConfig.model is empty; name a model, or set OPENAI_MODEL")
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"EndpointConfig.base_url={self.base_url!r}: give an http(s) address that ends in /v1")
+        for name, choices in (("calling", CALLING), ("image_format", ("JPEG", "PNG"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"EndpointConfig.{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        for item in fields(self):
+            value, least = getattr(self, item.name), {"concurrency": 1, "image_px": 32}.get(item.name, 0)
+            if item.type in (int, float) and not value >= least:
+                raise ValueError(f"EndpointConfig.{item.name}={value!r}: give a number of at least {least}")
+        if not self.timeout_s:
+            raise ValueError("EndpointConfig.timeout_s=0: give the seconds after which a silent server has failed")
 
 
 @dataclass(frozen=True)

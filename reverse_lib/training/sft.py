@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from trl.chat_template_utils import get_training_chat_template
 
 from reverse_lib.environment import Interface, conversation, tool_functions
 from reverse_lib.geo import Answer
-from reverse_lib.models import known_warnings_silenced, right_padded
+from reverse_lib.models import right_padded
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import SftConfig
 from reverse_lib.training.history import History
@@ -283,7 +284,7 @@ def train_sft(
     """
     device = next(model.parameters()).device.type
     history = History(on_row)
-    with known_warnings_silenced():
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # options that TRL's own code uses
         trainer = Trainer(
             model=model,
             args=sft_arguments(config, len(dataset), folder, seed, device),
