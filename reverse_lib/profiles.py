@@ -57,6 +57,36 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class CacheLimits:
+    """What the offline search cache answers, and how much of it."""
+
+    shown: int = 10  # results of an answer, at most
+    max_useful: int = 3  # of them labelled useful, at most
+    min_iou: float = 0.7  # of the asked box and a recorded one; below it, an image search is a miss
+    min_similarity: float = 0.5  # share of words that the asked and a recorded query have in common; below, a miss
+    max_age_days: float | None = None  # an older record, or one of unknown age, is a miss; None: it never ages
+    batch: int = 1000  # records that are put on disk together where many are made
+
+    def __post_init__(self):
+        if not (self.shown >= 1 and self.max_useful >= 0 and self.min_iou > 0 and self.min_similarity > 0):
+            raise ValueError(f"{self}: impossible; show at least one result, and use minima above 0")
+
+
+@dataclass(frozen=True)
+class ServiceLimits:
+    """What asking one live search service may cost."""
+
+    max_results: int = 10  # asked for
+    per_minute: float = 60  # calls at most; further ones wait
+    timeout_s: float = 20  # of one attempt
+    attempts: int = 4  # of one call, with growing pauses in between
+    wait_s: float = 20  # longest pause
+    connections: int = 8  # open at a time
+    max_bytes: int = 5_000_000  # of an answer; a longer one is a failure
+    max_side_px: int = 1024  # of a region that is sent
+
+
+@dataclass(frozen=True)
 class WorldConfig:
     """The miniature world: which places exist, and how many photos a training is watched on."""
 
