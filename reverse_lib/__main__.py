@@ -5,7 +5,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -21,61 +21,89 @@ OFFLINE = (
     "With --live you are told first what is sent to whom."
 )
 WORLD_PHOTOS = 200  # of the world, where nobody says how many
-MOST_TOLD = 50  # bad rows on standard error
-TOOL_NAMES = {"zoom": "image_zoom_in_tool", "image": "image_search_tool", "text": "text_search_tool"}
+MOST_ROWS = 50  # bad rows of a list on standard error
+GO_ON = "reverse_lib.go_on"  # in a context: what an end before the end leaves, and how to go on
 
 
-class Interruptible(click.Group):
-    """Commands that end with one line and status 130 on Ctrl-C."""
+class Commands(click.Group):
+    """Commands that end with one line where they are stopped (status 130), or where an agent fails (1)."""
 
     def invoke(self, ctx: click.Context):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("\nStopped.", err=True)
+            click.echo(f"\nStopped{ctx.meta.get(GO_ON, '')}.", err=True)
             ctx.exit(130)
+        except RuntimeError as error:
+            from reverse_lib.environment import AgentError
+
+            if isinstance(error, AgentError):
+                raise click.ClickException(f"{error}{ctx.meta.get(GO_ON, '')}") from error
+            raise
 
 
-@click.group(cls=Interruptible, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """A workbench for agentic image geo-localization."""
+
+
+def _settings(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, object]:
+    """NAME=VALUE texts as a dict; a value is a literal of Python where it is one, else a text."""
+    settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"--set {text}: write NAME=VALUE, for example grpo.steps=5")
+        try:
+            settings[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[name] = value
+    return settings
 
 
 @main.command()
 @click.option("--profile", default="cpu", show_default=True, help="smoke, cpu, reference, gpu or qwen3vl-4b.")
 @click.option("--only", multiple=True, metavar="NN_NAME", help="Run just this notebook; may be repeated.")
 @click.option("--from", "start_from", metavar="NN_NAME", help="Run from this notebook on.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a number, e.g. grpo.steps=5.")
-def run(profile: str, only: tuple[str, ...], start_from: str | None, settings: tuple[str, ...]) -> None:
+@click.option(
+    "--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="Change a number: grpo.steps=5."
+)
+@click.pass_context
+def run(ctx, profile: str, only: tuple[str, ...], start_from: str | None, settings: dict[str, object]) -> None:
     """Run the numbered notebooks in order, into outputs/PROFILE/."""
     from reverse_lib import runner
-    from reverse_lib.profiles import get_profile, known_keys
 
-    console = Console(stderr=True)
+    ctx.meta[GO_ON] = ". What was finished stays; go on with --from"
     try:
-        overrides = dict(_setting(text) for text in settings)
-        finished = runner.run(profile, only, start_from, overrides, console=console)
-        known = {key: value for key, value in overrides.items() if key in known_keys()}
-        runner.report(finished, runner.ROOT / get_profile(profile, **known).folder, Console())
+        with _usage_errors():
+            finished = runner.run(profile, only, start_from, settings)
     except runner.NotebookError as error:
         raise click.ClickException(str(error)) from error
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    except KeyboardInterrupt:
-        click.echo("\nStopped. What was finished stays; go on with --from.", err=True)
-        sys.exit(130)
+    runner.report(finished, Console())
 
 
-def _setting(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ValueError(f"--set {text}: write NAME=VALUE, for example grpo.steps=5")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+def _offered(ctx: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
+    """Tool names of "all", "none" or a list such as "zoom,text"."""
+    from reverse_lib.trajectory import TOOLS
+
+    tools = dict(zip(("zoom", "image", "text"), TOOLS, strict=True))
+    every = {"all": list(tools), "none": []}
+    names = every[text] if text in every else [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in tools]
+    if unknown:
+        raise click.UsageError(f"--tools {text}: {unknown[0]!r} is unknown; use all, none, or some of zoom,image,text")
+    return tuple(tool for name, tool in tools.items() if name in names)
 
 
+_model = click.option("--model", default=AGENT, show_default=True, metavar="DIR|ID|openai:NAME", help="What answers.")
+_tools = click.option(
+    "--tools",
+    default="all",
+    show_default=True,
+    callback=_offered,
+    metavar="all|none|zoom,image,text",
+    help="Tools offered.",
+)
 _calling = click.option(
     "--calling",
     type=click.Choice(["native", "prompt", "template"]),
@@ -83,6 +111,7 @@ _calling = click.option(
     show_default=True,
     help="openai: tools as function calls, written in the prompt, or by the template of a checkpoint of ours.",
 )
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 
 
 class _Geolocate(click.Command):
@@ -96,11 +125,11 @@ class _Geolocate(click.Command):
 
 @main.command(cls=_Geolocate)
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO...", type=click.Path(path_type=Path))
-@click.option("--model", default=AGENT, show_default=True, metavar="DIR|ID|openai:NAME", help="What answers.")
-@click.option("--tools", default="all", show_default=True, metavar="all|none|zoom,image,text", help="Tools offered.")
+@_model
+@_tools
 @_calling
 @click.option("--coarse", type=click.Choice(["country", "region"]), help="Tell no more than this; alone: country.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@_json
 @click.option("--map", "map_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a map, FILE.html.")
 @click.option("--live", is_flag=True, help="Search live services; you are told what goes to whom.")
 def geolocate(photos, model, tools, calling, coarse, as_json, map_file, live) -> None:
@@ -109,8 +138,7 @@ def geolocate(photos, model, tools, calling, coarse, as_json, map_file, live) ->
     Nothing leaves this machine unless --live or a model on a server is asked for, and metadata never does.
     """
     with _usage_errors():
-        offered = _tools(tools)
-        search = _live_search(offered) if live else None
+        search = _live_search(tools) if live else None
     loaded, failed = _load_photos(photos)
     if not loaded:
         sys.exit(2)
@@ -122,15 +150,17 @@ def geolocate(photos, model, tools, calling, coarse, as_json, map_file, live) ->
 
     if coarse and (live or model.startswith(SERVER)):
         click.echo("--coarse: what is told here is coarse; what is sent is not", err=True)
-    agent = _agent(model, offered, calling)
-    search, offered = (search, offered) if live else _offline(agent, offered)
-    bar = tqdm(total=len(loaded), unit="photo", file=sys.stderr, disable=None if len(loaded) > 1 else True)
-    with bar, _endpoint_errors():
-        trajectories = rollout(
-            agent, list(loaded.values()), search, agent.interface, tools=offered, progress=bar.update
-        )
-    answers = show.Answers(dict(zip(loaded, trajectories, strict=True)), _words_of(agent), coarse)
-    note = WORLD_ONLY if agent.interface.name == "tiny" else ""
+    agent = _agent(model, tools, calling)
+    search, tools = (search, tools) if live else _offline(agent, tools)
+    with tqdm(total=len(loaded), unit="photo", file=sys.stderr, disable=None if len(loaded) > 1 else True) as bar:
+        settings = {"tools": tools, "progress": bar.update}
+        trajectories = rollout(agent, list(loaded.values()), search, agent.interface, **settings)
+    in_words, note = str, ""
+    if agent.interface.name == "tiny":  # thinks in shorthand
+        from reverse_lib.world import in_words
+
+        note = WORLD_ONLY
+    answers = show.Answers(dict(zip(loaded, trajectories, strict=True)), in_words, coarse)
     if as_json:
         click.echo(json.dumps({"model": model, "note": note, "photos": answers.rows()}, ensure_ascii=False))
     else:
@@ -147,7 +177,7 @@ def _load_photos(paths: Sequence[Path]) -> tuple[dict, int]:
     """
     from reverse_lib.photos import Photo, PhotoError, load_photo
 
-    loaded, failed, known = {}, 0, {}
+    photos, failed = {}, 0
     for path in paths:
         try:
             load_photo(path)
@@ -156,8 +186,9 @@ def _load_photos(paths: Sequence[Path]) -> tuple[dict, int]:
             failed += 1
             continue
         photo_id = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        loaded[path] = known.setdefault(photo_id, Photo(photo_id, source=path))
-    return loaded, failed
+        copies = (photo for photo in photos.values() if photo.photo_id == photo_id)
+        photos[path] = next(copies, Photo(photo_id, source=path))
+    return photos, failed
 
 
 def _write_map(map_, path: Path) -> None:
@@ -180,38 +211,30 @@ def _write_map(map_, path: Path) -> None:
 @click.option("--split", help="world: test-new (the default), test-seen, val or train.")
 @click.option("--world-seed", default=0, show_default=True, help="world: another seed, other places and photos.")
 @click.option("--photos", "n", type=click.IntRange(1), help="How many of those listed; all, or 200 of the world.")
-@click.option("--model", default=AGENT, show_default=True, metavar="DIR|ID|openai:NAME", help="What answers.")
-@click.option("--tools", default="all", show_default=True, metavar="all|none|zoom,image,text", help="Tools offered.")
+@_model
+@_tools
 @_calling
 @click.option("--live", is_flag=True, help="Search live services; of the world, that is its own search engine.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Keep tables here; go on from them.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@_json
 def evaluate(benchmark, root, split, world_seed, n, model, tools, calling, live, output, as_json) -> None:
     """Measure a model: accuracy by distance, decisions, calls, each with a 95 % interval.
 
     Bad rows of a list are named with their line, counted, and left out. Status: 0 done, 1 failed, 2 wrong options.
     """
-    with ExitStack() as open_files:
-        with _usage_errors():
-            offered, world = _tools(tools), _world(world_seed) if benchmark == "world" else None
-            search = _searched(benchmark, offered, world, live, output, open_files)
-            listing = _listing(benchmark, root, split, n, world)
-        agent = _agent(model, offered, calling)
-        if search is None:
-            search, offered = _offline(agent, offered)
-        if benchmark != "world" and agent.interface.name == "tiny":
-            click.echo(WORLD_ONLY, err=True)
-        frame = _evaluated(agent, listing, search, offered, output)
-    _report(frame, listing, as_json, output)
-
-
-def _searched(benchmark: str, offered: Sequence[str], world, live: bool, output: Path | None, open_files: ExitStack):
-    """The world's own engine, or live services; None where neither applies."""
-    if benchmark == "world":
-        if live:
+    with _usage_errors():
+        world = _world(world_seed) if benchmark == "world" else None
+        if live and world:
             click.echo("--live: of the world that is its own search engine; nothing is sent", err=True)
-        return world.live
-    return _live_search(offered, output, open_files) if live else None
+        search = world.live if world else _live_search(tools, output) if live else None
+        listing = _listing(benchmark, root, split, n, world)
+    agent = _agent(model, tools, calling)
+    if search is None:
+        search, tools = _offline(agent, tools)
+    if not world and agent.interface.name == "tiny":
+        click.echo(WORLD_ONLY, err=True)
+    frame = _evaluated(agent, listing, search, tools, output)
+    _report(frame, listing, as_json, output)
 
 
 def _listing(benchmark: str, root: Path | None, split: str | None, n: int | None, world):
@@ -232,25 +255,26 @@ def _listing(benchmark: str, root: Path | None, split: str | None, n: int | None
     if n is None and published and listing.listed != published:
         click.echo(f"{benchmark} is published with {published:,} photos; {listing.listed:,} are listed here", err=True)
     for word, rows in (("left out", listing.skipped), ("kept, but look", listing.suspicious)):
-        for row in rows.head(MOST_TOLD).itertuples():
+        for row in rows.head(MOST_ROWS).itertuples():
             click.echo(f"{word}: line {row.line}: {row.path}: {row.reason}", err=True)
-        if len(rows) > MOST_TOLD:
-            click.echo(f"{word}: {len(rows) - MOST_TOLD:,} rows more; --json and --output list all", err=True)
+        if len(rows) > MOST_ROWS:
+            click.echo(f"{word}: {len(rows) - MOST_ROWS:,} rows more; --json and --output list all", err=True)
     if not listing.photos:
         raise click.ClickException(f"{root}: none of {listing.listed} listed photos can be used")
     return listing
 
 
-def _evaluated(agent, listing, search, offered: Sequence[str], output: Path | None):
+def _evaluated(agent, listing, search, tools: Sequence[str], output: Path | None):
     """The table of the run; with an output folder it goes on where it stopped, and the bad rows lie there too."""
     from tqdm import tqdm
 
     from reverse_lib import evaluation
 
     go_on = f"; what was written to {output} stays, and the same command goes on" if output else ""
+    click.get_current_context().meta[GO_ON] = go_on
     try:
-        with tqdm(total=len(listing.photos), unit="photo", file=sys.stderr) as bar, _endpoint_errors(go_on):
-            settings = {"tools": offered, "progress": bar.update, "folder": output}
+        with tqdm(total=len(listing.photos), unit="photo", file=sys.stderr) as bar:
+            settings = {"tools": tools, "progress": bar.update, "folder": output}
             frame = evaluation.evaluate(agent, listing.photos, search, agent.interface, **settings)
     except ValueError as error:
         if output and str(error).startswith(str(output)):
@@ -258,9 +282,6 @@ def _evaluated(agent, listing, search, offered: Sequence[str], output: Path | No
         raise
     except OSError as error:
         raise click.ClickException(f"{error}{go_on}") from error
-    except KeyboardInterrupt:
-        click.echo(f"\nStopped{go_on}.", err=True)
-        sys.exit(130)
     if output:
         listing.skipped.to_csv(output / "skipped.csv", index=False)
     return frame
@@ -277,38 +298,28 @@ def _report(frame, listing, as_json: bool, output: Path | None) -> None:
         raise click.ClickException("no photo can be scored; check the search service, and try again")
     summary = evaluation.summarize(frame)
     skipped = json.loads(listing.skipped.to_json(orient="records"))
-    told = evaluation.to_json(summary) | {"listed": listing.listed, "skipped": skipped, "unserved": unserved}
-    if told["n"] < listing.listed:
+    report = evaluation.to_json(summary) | {"listed": listing.listed, "skipped": skipped, "unserved": unserved}
+    if report["n"] < listing.listed:
         reasons = listing.counts() | ({"unserved": unserved} if unserved else {})
-        bound = told["metrics"]["within_25km"]["value"] * told["n"] / listing.listed
+        bound = report["metrics"]["within_25km"]["value"] * report["n"] / listing.listed
         click.echo(
-            f"{told['n']} of {listing.listed} listed photos were evaluated "
+            f"{report['n']} of {listing.listed} listed photos were evaluated "
             f"({', '.join(f'{kind} {count}' for kind, count in reasons.items())}); "
             f"were the others wrong answers, within_25km would be {bound:.3f}",
             err=True,
         )
     if output:
-        (output / "summary.json").write_text(json.dumps(told, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    click.echo(json.dumps(told, ensure_ascii=False) if as_json else summary.round(3).to_string())
+        text = json.dumps(report, ensure_ascii=False, indent=2)
+        (output / "summary.json").write_text(f"{text}\n", encoding="utf-8")
+    click.echo(json.dumps(report, ensure_ascii=False) if as_json else summary.round(3).to_string())
 
 
-def _tools(text: str) -> tuple[str, ...]:
-    """Tool names of "all", "none" or a list such as "zoom,text"."""
-    if text in ("all", "none"):
-        return tuple(TOOL_NAMES.values()) if text == "all" else ()
-    names = [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in TOOL_NAMES]
-    if unknown:
-        raise ValueError(f"--tools {text}: {unknown[0]!r} is unknown; use all, none, or some of zoom,image,text")
-    return tuple(tool for name, tool in TOOL_NAMES.items() if name in names)
-
-
-def _live_search(offered: Sequence[str], output: Path | None = None, open_files: ExitStack | None = None):
+def _live_search(tools: Sequence[str], output: Path | None = None):
     """Live services, said on standard error; with an output folder what they answer is recorded, and asked once."""
-    from reverse_lib.search import configured
+    from reverse_lib.search import CacheError, RecordedSearch, SearchCache, configured
 
     try:
-        search, sent = configured(offered)
+        search, sent = configured(tools)
     except ValueError as error:
         raise ValueError(f"--live: {error} with --tools") from error
     for sentence in sent or ["no tool that searches is offered: nothing is sent"]:
@@ -316,23 +327,22 @@ def _live_search(offered: Sequence[str], output: Path | None = None, open_files:
     click.echo("--live: no file name, place or metadata is sent, nor the rest of a photo", err=True)
     if output is None:
         return search
-    from reverse_lib.search import CacheError, RecordedSearch, SearchCache
-
     try:
         cache = SearchCache.open(output / "search_cache", mode="w", min_similarity=1.0, min_iou=1.0)
     except CacheError as error:
         raise ValueError(f"--output: {error}") from error
-    return RecordedSearch(open_files.enter_context(cache), search)
+    return RecordedSearch(click.get_current_context().with_resource(cache), search)
 
 
-def _offline(agent, offered: Sequence[str]):
+def _offline(agent, tools: Sequence[str]):
     """What is searched on this machine: the miniature web, for an agent that knows no other; nothing for others."""
     if agent.interface.name == "tiny":
-        return _world(0).live, offered
+        return _world(0).live, tools
     from reverse_lib.search import LiveSearch
+    from reverse_lib.trajectory import SEARCH_TOOLS
 
     click.echo(OFFLINE, err=True)
-    agent.tools = tuple(name for name in offered if name == TOOL_NAMES["zoom"])
+    agent.tools = tuple(name for name in tools if name not in SEARCH_TOOLS)
     return LiveSearch(), agent.tools
 
 
@@ -346,32 +356,10 @@ def _agent(model: str, tools: Sequence[str], calling: str):
         raise click.ClickException(f"--model {error}") from error
 
 
-def _words_of(agent):
-    """Makes words of what an agent thinks: the tiny agent writes shorthand, others write words already."""
-    if agent.interface.name != "tiny":
-        return str
-    from reverse_lib.world import in_words
-
-    return in_words
-
-
 def _world(seed: int):
     from reverse_lib.world import World
 
     return World(seed=seed)
-
-
-@contextmanager
-def _endpoint_errors(go_on: str = "") -> Iterator[None]:
-    """Turns a server's failure into one line and status 1."""
-    try:
-        yield
-    except Exception as error:
-        from reverse_lib.environment import AgentError
-
-        if isinstance(error, AgentError):
-            raise click.ClickException(f"{error}{go_on}") from error
-        raise
 
 
 @contextmanager
@@ -387,7 +375,7 @@ def _usage_errors() -> Iterator[None]:
 @click.option("--photos", default=10_000, show_default=True, type=click.IntRange(1), help="36 results each.")
 @click.option("--results", default=10**6, show_default=True, type=click.IntRange(1), help="Of the largest cache.")
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Pairs of processes a side.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@_json
 def bench(photos: int, results: int, repeats: int, as_json: bool) -> None:
     """Measure the search cache against the obvious way, and against its own size (minutes)."""
     from reverse_lib import scale

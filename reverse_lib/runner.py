@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -29,8 +29,12 @@ from reverse_lib.profiles import Profile, get_profile, known_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = "python3"  # jupyter starts it with the interpreter that runs this module
-CHILD_ENVIRONMENT = {"MPLBACKEND": "agg", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
-CHILD_ENVIRONMENT |= {"REVERSE_NO_FRONT_END": "1"}  # nobody will tick a box: see `show.ReviewPanel`
+KERNEL_ENVIRONMENT = {
+    "MPLBACKEND": "agg",
+    "PYTHONHASHSEED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "REVERSE_NO_FRONT_END": "1",  # nobody will move a slider
+}
 ROWS_A_NOTEBOOK = 12
 RUN_FILE = "run.json"  # what a figure was made with
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "numpy", "pandas")
@@ -95,9 +99,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     finished = []
     for path in chosen:
-        done = execute(path, folder / path.name, parameters[path], config.timeout_s, console)
-        note_run(folder, config, overrides or {}, done.name, done.seconds)
-        finished.append(done)
+        finished.append(execute(path, folder / path.name, parameters[path], config.timeout_s, console))
+        note_run(folder, config, overrides or {}, finished[-1])
     return finished
 
 
@@ -105,13 +108,16 @@ def select(paths: Sequence[Path], only: str | Sequence[str] | None, start_from: 
     """The notebooks asked for, in order.
 
     Raises:
-        RunError: There are none, or a name fits none or several.
+        RunError: There are none, none is left, or a name fits none or several.
     """
     if not paths:
         raise RunError("no notebooks named NN_name.ipynb found; run from a clone of the repository")
     wanted = [only] if isinstance(only, str) else list(only or [])
     chosen = [path for path in paths if path in {_find(paths, name) for name in wanted}] if wanted else list(paths)
-    return [path for path in chosen if not start_from or path.name >= _find(paths, start_from).name]
+    chosen = [path for path in chosen if not start_from or path.name >= _find(paths, start_from).name]
+    if not chosen:
+        raise RunError(f"none of {', '.join(wanted)} comes after {start_from}; leave out --from or --only")
+    return chosen
 
 
 def _find(paths: Sequence[Path], name: str) -> Path:
@@ -123,31 +129,11 @@ def _find(paths: Sequence[Path], name: str) -> Path:
     return hits[0]
 
 
-def parameters_of(path: Path) -> set[str]:
-    """Names in a notebook's `parameters` cell.
-
-    Raises:
-        RunError: The notebook has no such cell, or several.
-    """
-    import ast
-
-    import nbformat
-
-    notebook = nbformat.read(path, as_version=4)
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise RunError(f"{path.name}: {len(cells)} cells tagged `parameters`; tag exactly one")
-    return {
-        target.id
-        for node in ast.parse(cells[0].source).body
-        for target in (node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)])
-        if isinstance(target, ast.Name)
-    }
-
-
 def _parameters(path: Path, profile: str, settings: Mapping, own: Mapping) -> dict[str, Any]:
     """What one notebook is given; papermill would only warn about a name that it lacks."""
-    known = parameters_of(path)
+    import papermill
+
+    known = papermill.inspect_notebook(path)
     given = {"profile": profile, **({"overrides": dict(settings)} if settings else {})}
     for name in given:
         if name not in known:
@@ -176,7 +162,7 @@ def execute(path: Path, target: Path, parameters: Mapping, timeout_s: float, con
     log = target.resolve().with_suffix(".kernel.log")  # what the kernel's own process complains about, seldom anything
     started = time.monotonic()
     deadline = started + timeout_s
-    with _progress(path, console) as progress, _environment(CHILD_ENVIRONMENT):
+    with _progress(path, console) as progress:
         try:
             papermill.execute_notebook(
                 path.resolve(),
@@ -191,7 +177,7 @@ def execute(path: Path, target: Path, parameters: Mapping, timeout_s: float, con
                 stdout_file=progress,
                 start_timeout=120,
                 timeout_func=lambda cell: max(0.1, deadline - time.monotonic()),
-                on_cell=progress.on_cell,
+                on_cell_start=progress.on_cell,
                 kernel_log=log,
             )
         except papermill.PapermillExecutionError as error:
@@ -207,8 +193,8 @@ def execute(path: Path, target: Path, parameters: Mapping, timeout_s: float, con
         finally:
             if log.is_file() and not log.stat().st_size:
                 log.unlink()
-    found = json.loads(metrics.read_text()) if metrics.is_file() else {}
-    return Finished(path.stem, target, time.monotonic() - started, found)
+    written = json.loads(metrics.read_text()) if metrics.is_file() else {}
+    return Finished(path.stem, target, time.monotonic() - started, written)
 
 
 def _failed(path: Path, target: Path, reason: str, source: str) -> NotebookError:
@@ -218,34 +204,26 @@ def _failed(path: Path, target: Path, reason: str, source: str) -> NotebookError
 
 
 def _engine() -> str:
-    """Register papermill's engine with two additions: it tells `on_cell` which cell starts, and keeps a kernel log."""
+    """Register papermill's engine with an environment of its own for the kernel, and a file for what it complains."""
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import Engine, papermill_engines
 
-    class Watched(Engine):
+    class Logged(Engine):
         @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, on_cell, kernel_log, start_timeout, **settings):
-            start = nb_man.cell_start
-
-            def cell_start(cell, cell_index=None, **inner):
-                on_cell(cell, cell_index, len(nb_man.nb.cells))
-                return start(cell, cell_index=cell_index, **inner)
-
-            nb_man.cell_start = cell_start
-            settings.pop("input_path", None)
-            client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, **settings)
-            client.extra_arguments = ["--log-level=ERROR"]
+        def execute_managed_notebook(cls, nb_man, kernel_name, kernel_log, start_timeout, input_path, **settings):
+            settings |= {"startup_timeout": start_timeout, "extra_arguments": ["--log-level=ERROR"]}
+            client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, **settings)
             with kernel_log.open("w") as log:
-                return client.execute(stderr=log)
+                return client.execute(stderr=log, env=os.environ | KERNEL_ENVIRONMENT)
 
-    papermill_engines.register("reverse", Watched)
+    papermill_engines.register("reverse", Logged)
     return "reverse"
 
 
 class _Rate(ProgressColumn):
     """Cells a minute, so far."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task) -> Text:
         minutes = (task.elapsed or 0) / 60
         return Text(f"{task.completed / minutes:.1f} cells/min" if minutes and task.completed else "", style="cyan")
 
@@ -257,8 +235,8 @@ class _Line:
         self._progress, self._task = progress, task
         self.code_cells, self.source = 0, ""
 
-    def on_cell(self, cell, index: int, total: int) -> None:
-        self._progress.update(self._task, completed=index, total=total, last="")
+    def on_cell(self, cell, cell_index: int) -> None:
+        self._progress.update(self._task, completed=cell_index, last="")
         if cell.cell_type == "code":
             self.code_cells, self.source = self.code_cells + 1, cell.source
 
@@ -270,13 +248,11 @@ class _Line:
     def flush(self) -> None:
         """Nothing is buffered."""
 
-    def done(self) -> None:
-        total = self._progress.tasks[self._task].total
-        self._progress.update(self._task, completed=total, last="")
-
 
 @contextmanager
 def _progress(path: Path, console: Console) -> Iterator[_Line]:
+    import nbformat
+
     columns = (
         SpinnerColumn(finished_text="[green]✓"),
         TextColumn("{task.description:<16}"),
@@ -286,28 +262,14 @@ def _progress(path: Path, console: Console) -> Iterator[_Line]:
         _Rate(),
         TextColumn("{task.fields[last]}", style="dim", markup=False),
     )
+    cells = len(nbformat.read(path, as_version=4).cells) + 1  # papermill adds one with what the notebook is given
     with Progress(*columns, console=console, refresh_per_second=4) as progress:
-        line = _Line(progress, progress.add_task(path.stem, total=1, last=""))
-        yield line
-        line.done()
+        task = progress.add_task(path.stem, total=cells, last="")
+        yield _Line(progress, task)
+        progress.update(task, completed=cells, last="")
 
 
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the kernels started meanwhile, and put back what was there."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def report(finished: Sequence[Finished], folder: Path, console: Console) -> None:
+def report(finished: Sequence[Finished], console: Console) -> None:
     """The table of results, then the files to open."""
     table = Table(title="Results", title_justify="left", title_style="bold")
     for heading, justify in (("notebook", "left"), ("time", "right"), ("metric", "left"), ("value", "right")):
@@ -322,6 +284,7 @@ def report(finished: Sequence[Finished], folder: Path, console: Console) -> None
             table.add_row("", "", f"… {len(rows) - ROWS_A_NOTEBOOK} more in {item.name}.metrics.json", "", style="dim")
         table.add_section()
     console.print(table)
+    folder = finished[0].path.parent
     files = [path for pattern in ("maps/*.html", "figures/*.png") for path in sorted(folder.glob(pattern))]
     console.print("Open:", style="bold")
     for path in [*files, *(item.path for item in finished)]:
@@ -350,69 +313,51 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def note_run(folder: Path, profile: Profile, overrides: Mapping[str, Any], notebook: str, seconds: float) -> Path:
-    """Write down that a notebook was executed; what other notebooks of the folder were made with stays.
+def note_run(folder: Path, profile: Profile, overrides: Mapping[str, Any], notebook: Finished) -> Path:
+    """Write down what a notebook was made with; what is known of the folder's other notebooks stays.
 
     Args:
         folder: Of the profile's results.
         profile: As it was run, overrides included.
         overrides: Settings that differ from the profile of that name.
-        notebook: Its name without suffix.
-        seconds: Wall time.
+        notebook: As it was executed.
 
     Returns:
         The file: a dict by notebook's name.
     """
     file = folder / RUN_FILE
     try:
-        known = json.loads(file.read_text())
+        notes = json.loads(file.read_text())
     except (OSError, ValueError):
-        known = {}
-    finished = datetime.now(UTC).isoformat(timespec="seconds")
-    seeds = {"training": profile.seed, "world": profile.world.seed}
-    known[notebook] = {
-        "finished": finished,
-        "seconds": round(seconds, 1),
+        notes = {}
+    notes[notebook.name] = {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(notebook.seconds, 1),
         "profile": profile.name,
         "overrides": dict(overrides),
-        "seeds": seeds,
-        **surroundings(),
+        "seeds": {"training": profile.seed, "world": profile.world.seed},
+        "hardware": _hardware(),
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in PACKAGES},
+        "commit": _commit(),
     }
-    file.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+    file.write_text(json.dumps(dict(sorted(notes.items())), indent=1) + "\n")
     return file
-
-
-def surroundings() -> dict[str, Any]:
-    """The machine and the software: hardware, python, packages (versions by name), commit ("" outside of git)."""
-    return {"hardware": _hardware(), "python": platform.python_version(), "packages": _versions(), "commit": _commit()}
 
 
 def _hardware() -> dict[str, Any]:
     """Processor, cores that may be used, memory in GiB, and GPUs, as far as the system tells."""
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    kib = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"cpu": names[0] if names else platform.processor() or platform.machine(), "cores": cores}
-    found["memory_gib"] = round(kib / 2**20, 1) or None
-    found["gpus"] = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
-    return found
+    import psutil
 
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines(),
+    }
 
 
 def _commit(folder: Path = Path(__file__).parent) -> str:

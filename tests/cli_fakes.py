@@ -16,28 +16,31 @@ KEYS = {name: f"planted-{name}" for name in ("TAVILY_API_KEY", "SERPER_API_KEY",
 GPS = (48.86, 2.35)
 SECRETS = (b"Exif", b"secret-note", b"holiday", b"places.csv", b"2.35")  # metadata, names and the truth
 CALL = '<think>A sign.</think>{}<tool_call>{{"name": "{}", "arguments": {}}}</tool_call>'
-TURNS = (
-    CALL.format("", "image_search_tool", '{"bbox_2d": [100, 100, 600, 600]}'),
-    CALL.format("<useful>[]</useful>", "text_search_tool", '{"query": "Rue Lepic Paris"}'),
-)
-ANSWER = "<think>[1] Paris.</think>{}<answer>France, Paris, 48.86, 2.35</answer>"
+LOOKS = CALL.format("", "image_search_tool", '{"bbox_2d": [100, 100, 600, 600]}')
+ASKS = CALL.format("{}", "text_search_tool", '{"query": "Rue Lepic Paris"}')
+ANSWER = "<think>[1] Paris, France+++</think>{}<answer>France, Paris, 48.86, 2.35</answer>"
 
 
 class Scripted:
-    """An agent that makes the searches it may, then answers Paris."""
+    """An agent that makes the searches it may, by picture and then by text, trusts what the latter finds, and answers.
 
-    def __init__(self, tools, interface):
-        self.tools, self.interface, self.name, self.asked = tools, interface, "scripted", 0
+    `turns` is what it writes, one a turn, with room for labels; `asked` counts its turns.
+    """
+
+    name = "scripted"
+
+    def __init__(self, tools, interface, turns=None):
+        self.tools, self.interface, self.asked = tools, interface, 0
+        self.turns = turns or [turn for turn in (LOOKS, ASKS) if any(f'"{tool}"' in turn for tool in tools)] + [ANSWER]
 
     def __call__(self, conversations):
         self.asked += len(conversations)
         return [self.turn(sum(message["role"] == "tool" for message in talk)) for talk in conversations]
 
-    def turn(self, calls):
-        due = [turn for turn in TURNS if any(f'"{tool}"' in turn for tool in self.tools)]
-        if calls < len(due):
-            return due[calls] if calls or len(due) == 2 else due[0].replace("<useful>[]</useful>", "")
-        return ANSWER.format("<useful>[]</useful>" if calls else "")
+    def turn(self, results):
+        before = self.turns[results - 1] if results else ""
+        trusted = "" if not results else "<useful>[1]</useful>" if "text_search" in before else "<useful>[]</useful>"
+        return self.turns[min(results, len(self.turns) - 1)].replace("{}", trusted)
 
 
 class TinyWorld:
@@ -46,10 +49,12 @@ class TinyWorld:
     down = False
 
     def __init__(self, seed=0, places=200):
-        self.live = self
+        self.seed, self.live = seed, self
 
     def photos(self, split, n):
-        return [Photo(f"{split}-{i}", SMALL, *GPS, "France", "Paris") for i in range(n)]
+        if split != "test-new":
+            raise ValueError(f"split {split!r} is unknown; use test-new")
+        return [Photo(f"seed{self.seed}-{i}", SMALL, *GPS, "France", "Paris") for i in range(n)]
 
     def text(self, photo_id, query, call=0):
         if TinyWorld.down:
@@ -120,20 +125,16 @@ class Services:
 
     def pictures(self) -> list[bytes]:
         """Every picture that came, decoded."""
-        found = [m for _, _, body in self.sent for m in re.findall(rb"[A-Za-z0-9+/]{400,}={0,2}", body)]
-        return [base64.b64decode(one) for one in found]
+        texts = [text for _, _, body in self.sent for text in re.findall(rb"[A-Za-z0-9+/]{400,}={0,2}", body)]
+        return [base64.b64decode(text) for text in texts]
 
 
 def check_sent(services, pictures):
     """Nothing of metadata, names or the truth was sent, in the clear or within a picture."""
     assert len(services.pictures()) == pictures
     for data in services.pictures():
-        assert not any(secret in data for secret in SECRETS)
-        assert not Image.open(BytesIO(data)).getexif() and Image.open(BytesIO(data)).info.keys() <= {
-            "jfif",
-            "jfif_version",
-            "jfif_unit",
-            "jfif_density",
-        }
+        image = Image.open(BytesIO(data))
+        assert not any(secret in data for secret in SECRETS) and not image.getexif()
+        assert image.info.keys() <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
     for _, _, body in services.sent:
         assert not any(secret in body for secret in (*SECRETS, b"a.jpg", b"b.jpg"))

@@ -76,13 +76,12 @@ def cited(trajectories: Sequence[Trajectory], after: str = "") -> Labels:
     return _read_next_turns(trajectories, positions)
 
 
-def carried(trajectories: Sequence[Trajectory], method: str | None = None) -> Labels:
-    """The labels that the results themselves carry; with `method`, only those made so."""
+def carried(trajectories: Sequence[Trajectory]) -> Labels:
+    """The labels that the results themselves carry."""
     return {
-        (place, turn): as_flags(search.useful, len(search.results))
-        for place, trajectory in enumerate(trajectories)
-        for turn, search in searches(trajectory).items()
-        if search.labelled and method in (None, search.label_method)
+        key: as_flags(search.useful, len(search.results))
+        for key, search in _every_search(trajectories).items()
+        if search.labelled
     }
 
 
@@ -97,7 +96,7 @@ def judged(
 
     Args:
         trajectories: Those without a known place are not judged.
-        judge: An agent (conversations -> texts), such as a `models.Endpoint`, which is then asked without tools.
+        judge: An agent as `environment.rollout` takes it, such as a `models.Endpoint`, then asked without tools.
         file: A `.jsonl` file that keeps each verdict at once; what it holds is not asked again.
         only: The searches to judge, as keys of `Labels`; all when None.
         in_a_row: So many refusals of the endpoint in a row stop the run.
@@ -111,10 +110,9 @@ def judged(
     judge = judge.without_tools() if hasattr(judge, "without_tools") else judge
     name = str(getattr(judge, "name", "") or type(judge).__name__)
     questions = {
-        (place, turn): (_question(trajectory, search), len(search.results))
-        for place, trajectory in enumerate(trajectories)
-        for turn, search in searches(trajectory).items()
-        if trajectory.lat is not None and (only is None or (place, turn) in only)
+        key: (_question(trajectories[key[0]], search), len(search.results))
+        for key, search in _every_search(trajectories).items()
+        if trajectories[key[0]].lat is not None and (only is None or key in only)
     }
     by_digest = {_digest(question): (question, n) for question, n in questions.values()}
     journal = Journal(file) if file is not None else None
@@ -148,47 +146,30 @@ def label(
         The copies. Each labelled search names its method in `label_method`; addresses of useful results of text
         searches are added to `evidence`.
     """
-    unlabelled = {
-        (place, turn)
-        for place, trajectory in enumerate(trajectories)
-        for turn, search in searches(trajectory).items()
-        if not search.labelled
-    }
+    unlabelled = {key for key, search in _every_search(trajectories).items() if not search.labelled}
     labels = {key: ("cited", flags) for key, flags in cited(trajectories).items()}
     labels |= {key: ("declared", flags) for key, flags in declared(trajectories).items()}
     if judge is not None:
         verdicts = judged(trajectories, judge, file, unlabelled - labels.keys())
         labels |= {key: ("judge", flags) for key, flags in verdicts.items()}
-    by_trajectory: list[dict[int, tuple[str, Flags]]] = [{} for _ in trajectories]
+    copies = copy.deepcopy(list(trajectories))
     for place, turn in sorted(unlabelled & labels.keys()):
-        by_trajectory[place][turn] = labels[place, turn]
-    copies = [with_labels(trajectory, made) for trajectory, made in zip(trajectories, by_trajectory, strict=True)]
+        set_labels(copies[place], turn, *labels[place, turn])
     for step in itertools.chain.from_iterable(trajectory.steps for trajectory in copies):
         if step.observation and step.observation.labelled:
             step.observation.label_method = step.observation.label_method or carried_as
     return copies
 
 
-def with_labels(trajectory: Trajectory, labels: Mapping[int, tuple[str, Flags]]) -> Trajectory:
-    """A copy of a trajectory whose searches are labelled.
-
-    Args:
-        trajectory: Any.
-        labels: By turn (from 1), the method and a flag for each result. Addresses of useful results of text searches
-            are added to `evidence`.
-    """
-    trajectory = copy.deepcopy(trajectory)
-    for turn, (method, flags) in labels.items():
-        search = trajectory.steps[turn - 1].observation
-        search.labelled, search.label_method = True, method
-        for result, flag in zip(search.results, flags, strict=True):
-            result["useful"] = flag
-        if search.tool == TEXT:
-            trajectory.evidence += [
-                result["url"] for result in search.results if result["useful"] and result.get("url")
-            ]
-    trajectory.evidence = list(dict.fromkeys(trajectory.evidence))
-    return trajectory
+def set_labels(trajectory: Trajectory, turn: int, method: str, flags: Flags) -> None:
+    """Labels the search of a turn; addresses of its useful results, if it searched for text, join `evidence`."""
+    search = trajectory.steps[turn - 1].observation
+    search.labelled, search.label_method = True, method
+    for result, flag in zip(search.results, flags, strict=True):
+        result["useful"] = flag
+    if search.tool == TEXT:
+        useful = [result["url"] for result in search.results if result["useful"] and result.get("url")]
+        trajectory.evidence = list(dict.fromkeys([*trajectory.evidence, *useful]))
 
 
 def agreement(labels: Labels, reference: Labels) -> dict[str, float]:
@@ -234,18 +215,26 @@ def agreement_table(labels: Mapping[str, Labels]) -> pd.DataFrame:
     return pd.DataFrame(rows, index, ["precision", "recall", "kappa", "n", "covered"])
 
 
+def _every_search(trajectories: Sequence[Trajectory]) -> dict[tuple[int, int], Observation]:
+    """Each search that brought results, by the keys of `Labels`."""
+    return {
+        (place, turn): search
+        for place, trajectory in enumerate(trajectories)
+        for turn, search in searches(trajectory).items()
+    }
+
+
 def _read_next_turns(
     trajectories: Sequence[Trajectory], positions: Callable[[Turn, int], Iterable[int] | None]
 ) -> Labels:
     """Labels of each search by what `positions(turn after it, number of results)` reads there; None says nothing."""
+    turns = [trajectory.turns() for trajectory in trajectories]
     labels: Labels = {}
-    for place, trajectory in enumerate(trajectories):
-        turns = trajectory.turns()
-        for turn, search in searches(trajectory).items():
-            n = len(search.results)
-            useful = positions(turns[turn], n) if turn < len(turns) else None  # `turn` counts from 1: the next one
-            if useful is not None:
-                labels[place, turn] = as_flags(useful, n)
+    for (place, turn), search in _every_search(trajectories).items():
+        n = len(search.results)
+        useful = positions(turns[place][turn], n) if turn < len(turns[place]) else None  # `turn` is from 1: the next
+        if useful is not None:
+            labels[place, turn] = as_flags(useful, n)
     return labels
 
 
@@ -292,10 +281,11 @@ def _verdict(judge: Callable, question: str, n: int) -> list[int] | None:
         {"role": role, "content": [text_block(text)]} for role, text in (("system", JUDGE_PROMPT), ("user", question))
     ]
     for _ in range(2):
-        (text,) = judge([messages])
+        (reply,) = judge([messages])
+        text = reply if isinstance(reply, str) else reply.text
         useful = parse_turn(text).useful
         if useful is not None and all(position <= n for position in useful):
             return useful
         again = {"role": "user", "content": [text_block(AGAIN.format(n=n))]}
-        messages = [*messages, assistant_message(str(text)), again]
+        messages = [*messages, assistant_message(text), again]
     return None

@@ -11,6 +11,7 @@ decide, in a notebook.
     merged = merge_reviews("outputs/review_ann.jsonl", "outputs/review_bob.jsonl")
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -26,7 +27,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from reverse_lib.annotation.labels import Flags, agreement, as_flags, searches, with_labels
+from reverse_lib.annotation.labels import Flags, agreement, as_flags, searches, set_labels
 from reverse_lib.geo import BoxError, as_box, box_iou
 from reverse_lib.search import TEXT
 from reverse_lib.trajectory import Journal, Trajectory
@@ -284,16 +285,15 @@ def apply_review(
 def _reviewed(trajectory: Trajectory, decision: Decision) -> Trajectory:
     """A copy of a trajectory with the labels and boxes of a decision on it."""
     _check_labels(trajectory, decision)
+    trajectory = copy.deepcopy(trajectory)
     reviewed = [trajectory.steps[turn - 1].observation for turn in decision.labels]
     shown = {result.get("url") for search in reviewed if search.tool == TEXT for result in search.results}
-    row = dataclasses.replace(
-        trajectory,
-        evidence=[url for url in trajectory.evidence if url not in shown],
-        regions=list(decision.boxes.values()),
-        extra=trajectory.extra
-        | {"review": {"reviewer": decision.reviewer, "time": decision.time, "note": decision.note}},
-    )
-    return with_labels(row, {turn: (METHOD, flags) for turn, flags in decision.labels.items()})
+    trajectory.evidence = [url for url in trajectory.evidence if url not in shown]
+    for turn, flags in decision.labels.items():
+        set_labels(trajectory, turn, METHOD, flags)
+    trajectory.regions = list(decision.boxes.values())
+    trajectory.extra["review"] = {"reviewer": decision.reviewer, "time": decision.time, "note": decision.note}
+    return trajectory
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from reverse_lib.photos import Photo
 from reverse_lib.profiles import Budgets
 from reverse_lib.reward import score
 from reverse_lib.search import SearchBackend
-from reverse_lib.trajectory import TOOLS, Journal, Observation, Trajectory, save_trajectories
+from reverse_lib.trajectory import TOOLS, Journal, Observation, Trajectory, atomic_file, save_trajectories
 
 _CALLS = dict(zip(("calls_zoom", "calls_image", "calls_text"), TOOLS, strict=True))
 RUN_FILE, TRAJECTORIES, RESULTS = "run.json", "trajectories.jsonl", "results.parquet"
@@ -85,15 +85,13 @@ def evaluate(
         if journal is not None:
             journal.append(trajectory.to_dict())
 
-    name = str(getattr(agent, "name", "") or type(agent).__name__)
-
     def goes_on(photo_id: str, error: Exception) -> bool:
         if on_error is None or not on_error(photo_id, error):
             return False
         photo = by_id[photo_id]
         truth = dict(lat=photo.lat, lon=photo.lon, country=photo.country, city=photo.city, regions=photo.regions)
         extra = {"error": str(error)}
-        keep(Trajectory(photo_id, **truth, agent=name, end="service_error", extra=extra))
+        keep(Trajectory(photo_id, **truth, agent=_name(agent), end="service_error", extra=extra))
         if progress is not None:
             progress(1)
         return True
@@ -106,7 +104,8 @@ def evaluate(
     frame = to_frame(finished[photo_id] for photo_id in by_id)
     if folder is not None:
         save_trajectories(Path(folder) / TRAJECTORIES, frame["trajectory"])
-        _write(Path(folder) / RESULTS, frame.drop(columns="trajectory").to_parquet)
+        with atomic_file(Path(folder) / RESULTS) as file:
+            frame.drop(columns="trajectory").to_parquet(file)
     return frame
 
 
@@ -123,6 +122,10 @@ def _check(photos: Sequence[Photo]) -> None:
         raise ValueError(f"{unknown[0]}: photo without known latitude and longitude cannot be scored; leave it out")
     if len({p.photo_id for p in photos}) < len(photos):
         raise ValueError("evaluate: a photo id occurs twice; give each photo its own id")
+
+
+def _name(agent: Callable) -> str:
+    return str(getattr(agent, "name", "") or type(agent).__name__)
 
 
 def _taken(run: Rollout) -> dict[str, float]:
@@ -228,7 +231,8 @@ def _opened(folder: Path, facts: dict) -> Journal:
     elif (folder / TRAJECTORIES).exists():
         raise ValueError(f"{folder}: holds trajectories, but no {RUN_FILE} that says whose; name another folder")
     else:
-        _write(file, lambda target: target.write_text(json.dumps(facts, indent=2) + "\n"))
+        with atomic_file(file) as temporary:
+            temporary.write_text(json.dumps(facts, indent=2) + "\n")
     return Journal(folder / TRAJECTORIES)
 
 
@@ -261,7 +265,7 @@ def _facts(
     model, config = getattr(agent, "model", None), getattr(agent, "config", None)
     names = [field.name for field in dataclasses.fields(agent)] if dataclasses.is_dataclass(agent) else []
     numbers = {name: getattr(config, name, None) for name in _SETTINGS} | {name: getattr(agent, name) for name in names}
-    facts = {"agent name": str(getattr(agent, "name", "") or type(agent).__name__)}
+    facts = {"agent name": _name(agent)}
     facts |= {"agent model": model} if isinstance(model, str) else {}
     facts |= {f"agent {name}": value for name, value in numbers.items() if isinstance(value, int | float)}
     return facts | {
@@ -295,15 +299,3 @@ def _check_same_run(file: Path, facts: dict) -> None:
     if names:
         other = "; ".join(f"{name} {kept.get(name)!r} there, {facts.get(name)!r} here" for name in names)
         raise ValueError(f"{file.parent}: holds another run ({other}); name another folder, or delete this one")
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Atomic: the file has its name only when it is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -35,6 +35,7 @@ from reverse_lib.photos import Photo
 from reverse_lib.search import SearchCache, SearchResult, filter_results, normalise_query
 from reverse_lib.trajectory import SEARCH_TOOLS, TOOLS, Observation, Step, ToolCall, Trajectory, curriculum, parse_turn
 
+_logger = logging.getLogger(__name__)
 ZOOM, IMAGE, TEXT = TOOLS
 UNKNOWN = "Unknown"  # how the data set writes a country or city nobody knows
 PICTURE = "<image>"
@@ -102,7 +103,7 @@ _RESULT = {  # column -> field of a result
 
 
 class ReleasedError(ValueError):
-    """A file, a trajectory or, in strict reading, a row that can't be used; the message names it and the reason."""
+    """A file or a task that can't be used; the message names it and the reason."""
 
 
 class Problem(NamedTuple):
@@ -122,12 +123,10 @@ class ReleasedData:
 
     Attributes:
         root: Its folder, DATA_ROOT, with `images/`, `sft/`, `rl/` and `rl_cache/`.
-        strict: Whether a bad row is an error; otherwise it is left out, noted in `problems`, and logged.
-        problems: Rows left out so far, of everything that was read.
+        problems: Rows left out so far, because they can't be used; how many a file has is logged too.
     """
 
     root: str | os.PathLike
-    strict: bool = False
     problems: list[Problem] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -139,7 +138,7 @@ class ReleasedData:
         """Reads `sft/NAME.parquet`. The truth about its photos isn't in it.
 
         Raises:
-            FileNotFoundError, ReleasedError: The table can't be read, or a row, if strict.
+            FileNotFoundError, ReleasedError: The table can't be read.
         """
         path = self.root / "sft" / f"{name}.parquet"
         return self._read(path, _table_rows(path, SFT.names), _from_sft)
@@ -184,7 +183,7 @@ class ReleasedData:
             first), empty (searches that found nothing), blocked (results dropped) and problems.
 
         Raises:
-            FileNotFoundError, ReleasedError: A table can't be read, or a row, if strict.
+            FileNotFoundError, ReleasedError: A table can't be read.
         """
         counts, before = Counter(rows=0, duplicates=0, empty=0, blocked=0), len(self.problems)
         for tool, name in CACHE_FILES.items():
@@ -217,25 +216,17 @@ class ReleasedData:
 
     def _read(self, path: Path, rows: Iterable[tuple[int, Any]], read: Callable[[Any], Any]) -> Iterator[Any]:
         """What `read` makes of each row; one that it refuses is a problem."""
-        problems = []
+        before = len(self.problems)
         for number, row in rows:
             try:
                 value = read(row)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
-                problem = Problem(str(path), number, reason)
-                if self.strict:
-                    raise ReleasedError(
-                        f"{problem}; correct the row, or read with strict=False to leave it out"
-                    ) from error
-                problems.append(problem)
-                self.problems.append(problem)
-                continue
-            yield value
-        if problems:
-            logging.getLogger(__name__).warning(
-                "%s: %d rows left out, the first: row %d, %s", path, len(problems), *problems[0][1:]
-            )
+                self.problems.append(Problem(str(path), number, reason))
+            else:
+                yield value
+        if left_out := [problem for problem in self.problems[before:] if problem.file == str(path)]:
+            _logger.warning("%d rows left out; the first is %s", len(left_out), left_out[0])
 
 
 def write_sft(path: str | os.PathLike, trajectories: Iterable[Trajectory], interface: Interface = FULL) -> int:
@@ -398,9 +389,8 @@ def _from_rl(row: dict[str, Any]) -> Trajectory:
     lat, lon, country, city = place_of(row["reward_model"]["ground_truth"] or "")
     if not row["images"]:
         raise ValueError("has no photo")
-    extra = {
-        name: value for name, value in row["extra_info"].items() if name not in ("answer", "img_id", "tools_kwargs")
-    }
+    elsewhere = ("answer", "img_id", "tools_kwargs")
+    extra = {name: value for name, value in row["extra_info"].items() if name not in elsewhere}
     return Trajectory(photo_id_of(row["images"][0]["image_url"]), [], lat, lon, country, city, extra=extra)
 
 

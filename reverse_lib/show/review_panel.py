@@ -17,7 +17,7 @@ from PIL import Image
 from reverse_lib.annotation import ReviewLog, changed_photos, review_key, searches
 from reverse_lib.geo import BoxError, as_box
 from reverse_lib.photos import Photo, PhotoError
-from reverse_lib.show.style import PLAIN, RIGHT, escaped
+from reverse_lib.show.style import PLAIN, RIGHT, box_or_none, escaped
 from reverse_lib.show.viewer import (
     MUTED,
     RULE,
@@ -405,13 +405,8 @@ def offered_boxes(trajectory: Trajectory) -> dict[str, list[int]]:
     offered = {f"region {i}": box for i, box in enumerate(trajectory.regions, start=1)}
     for number, step in enumerate(trajectory.steps, start=1):
         offered[f"turn {number}"] = step.observation.arguments.get("bbox_2d") if step.observation else None
-    boxes = {}
-    for name, box in offered.items():
-        try:
-            boxes[name] = as_box(box)
-        except BoxError:
-            continue
-    return boxes
+    boxes = {name: box_or_none(box) for name, box in offered.items()}
+    return {name: box for name, box in boxes.items() if box}
 
 
 def _photo(image: Image.Image | str, boxes: Sequence[tuple], width_px: int) -> str:

@@ -12,8 +12,8 @@ from reverse_lib.environment import (
     FULL,
     TINY,
     UNREADABLE,
-    ArgumentError,
     Interface,
+    Reply,
     conversation,
     initial_messages,
     rollout,
@@ -21,7 +21,7 @@ from reverse_lib.environment import (
 )
 from reverse_lib.environment.interface import INTERFACES
 from reverse_lib.evaluation import to_frame
-from reverse_lib.geo import as_box
+from reverse_lib.geo import BoxError, as_box
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import Budgets
 from reverse_lib.reward import score
@@ -34,17 +34,69 @@ def search():
     return FakeSearch()
 
 
-def test_the_record_joins_texts_and_log_and_carries_the_truth(search):
+def test_the_record_holds_turns_and_calls_and_the_truth(search):
     environment = make(search, photos=[photo(regions=((10, 20, 30, 40),))])
     texts = [call_text(ZOOM, bbox_2d=[10, 20, 30, 40]), call_text(TEXT, query="Valencia"), ANSWER]
-    environment.image_zoom_in_tool(bbox_2d=[10, 20, 30, 40])
-    environment.text_search_tool(query="Valencia")
-    record = environment._trajectory(texts, agent="me")
+    assert [environment.respond(text) is None for text in texts] == [False, False, True]
+    record = environment.trajectory(agent="me")
     assert [step.text for step in record.steps] == texts
     assert [step.observation and step.observation.tool for step in record.steps] == [ZOOM, TEXT, None]
     assert (record.lat, record.lon, record.country, record.city) == (39.47, -0.38, "Spain", "Valencia")
     assert record.regions == [[10, 20, 30, 40]] and record.evidence == ["https://e.org/p1"]
     assert (record.agent, record.end, record.km) == ("me", "answered", 0.0)
+
+
+def test_a_turn_with_two_calls_is_told_so_and_makes_neither(search):
+    environment = make(search)
+    second = '<tool_call>{"name": "text_search_tool", "arguments": {"query": "b"}}</tool_call>'
+    message = environment.respond(call_text(TEXT, query="a") + second)
+    assert (message["role"], message["name"]) == ("tool", UNREADABLE) and search.asked == []
+    assert "Error: " in message["content"][0]["text"]
+
+
+def test_a_service_that_failed_shows_in_the_end_of_a_rollout_without_an_answer(search):
+    failing = call_text(TEXT, query="down")
+    for script, end in (((failing, *["I give up"] * 3), "service_error"), ((failing, ANSWER), "answered")):
+        (record,) = rollout(Scripted(script), [photo("p0")], search)
+        assert record.end == end
+
+
+def test_a_reply_keeps_its_tokens_in_the_conversation_and_its_costs_are_added_up(search):
+    def agent(conversations):
+        turn = sum(message["role"] == "assistant" for message in conversations[0])
+        text = ANSWER if turn else call_text(TEXT, query="a")
+        return [Reply(text, (1, 2, turn), 0.5, {"cost": 2.0}) for _ in conversations]
+
+    runs = []
+    (record,) = rollout(agent, [photo()], search, on_finished=lambda trajectory, run: runs.append(run))
+    assert [m.get("token_ids") for m in runs[0].messages if m["role"] == "assistant"] == [(1, 2, 0), (1, 2, 1)]
+    assert (runs[0].seconds, runs[0].tokens, record.extra["usage"]) == (1.0, 6, {"cost": 4.0})
+    rollout(lambda c: [ANSWER for _ in c], [photo()], search, on_finished=lambda trajectory, run: runs.append(run))
+    assert runs[1].tokens is None and runs[1].seconds > 0 and "token_ids" not in runs[1].messages[-1]
+
+
+def test_nothing_follows_a_last_reply_nor_one_that_could_not_be_written(search):
+    call = call_text(TEXT, query="a")
+    (record,) = rollout(lambda c: [Reply(call, last=True) for _ in c], [photo()], search)
+    assert [step.observation for step in record.steps] == [None] and record.end == "budget"
+    agent = iter([[call], [None]])
+    (record,) = rollout(lambda c: next(agent), [photo()], search)
+    assert [step.observation.tool for step in record.steps] == [TEXT] and record.answer is None
+
+
+def test_photos_are_opened_once_for_all_rollouts_that_hold_them_and_regions_drawn_once():
+    opened = []
+
+    class Watched(Photo):
+        def load(self):
+            opened.append(self.photo_id)
+            return super().load()
+
+    shared, agent = Watched("p1", picture()), Scripted(SCRIPT)
+    rollout(agent, [shared] * 3, ByBox())
+    assert opened == ["p1"]
+    pictures = [b["image"] for _, messages in agent.seen for m in messages for b in m["content"] if "image" in b]
+    assert len(pictures) > 6 and len(set(map(id, pictures))) == 2  # the photo and the zoom
 
 
 class Blind(Scripted):
@@ -88,50 +140,6 @@ def test_without_pixels_only_a_search_that_looks_at_them_loads_the_photo():
         assert (crop and crop.size) == size
     rollout(Scripted(SCRIPT), [watched], ByBox())
     assert loaded == ["p1", "p1"]
-
-
-def test_texts_that_do_not_fit_the_log_are_refused(search):
-    environment = make(search)
-    environment.text_search_tool(query="Valencia")
-    search_text, zoom_text = call_text(TEXT, query="Valencia"), call_text(ZOOM, bbox_2d=[0, 0, 9, 9])
-    for texts in ([ANSWER], [], [search_text, search_text, ANSWER], [zoom_text, ANSWER], [search_text, zoom_text]):
-        with pytest.raises(ValueError, match="photo p1: .*the log holds text_search_tool"):
-            environment._trajectory(texts)
-    assert environment._trajectory([search_text, ANSWER]).end == "answered"
-    with pytest.raises(ValueError, match="the log holds no call"):
-        environment.reset(photo_id="p1")
-        environment._trajectory([search_text])
-
-
-def test_a_last_call_beyond_the_turns_may_stay_unanswered(search):
-    environment = make(search, budgets=Budgets(turns=2))
-    environment.text_search_tool(query="a")
-    record = environment._trajectory([call_text(TEXT, query="a"), call_text(TEXT, query="b")])
-    assert record.end == "budget" and record.steps[1].observation is None
-
-
-def test_a_text_with_two_calls_takes_both_entries_and_keeps_the_first(search):
-    environment = make(search)
-    for query in "abc":
-        environment.text_search_tool(query=query)
-    two = (
-        call_text(TEXT, query="a") + '<tool_call>{"name": "text_search_tool", "arguments": {"query": "b"}}</tool_call>'
-    )
-    record = environment._trajectory([two, call_text(TEXT, query="c"), ANSWER])
-    assert [step.observation and step.observation.arguments for step in record.steps] == [
-        {"query": "a"},
-        {"query": "c"},
-        None,
-    ]
-    assert record.extra["surplus_calls"] == 1
-
-
-def test_a_service_that_failed_shows_in_the_end_of_a_rollout_without_an_answer(search):
-    environment = make(search)
-    environment.text_search_tool(query="down")
-    texts = [call_text(TEXT, query="down")]
-    assert environment._trajectory([*texts, "I give up"]).end == "service_error"
-    assert environment._trajectory([*texts, ANSWER]).end == "answered"
 
 
 HARD_SCRIPT = (
@@ -247,10 +255,10 @@ def test_any_callable_is_an_agent_and_a_wrong_number_of_texts_is_an_error(search
     records = rollout(lambda conversations: [ANSWER] * len(conversations), [photo(), photo("p2")], search)
     assert [record.end for record in records] == ["answered", "answered"]
     assert records[0].agent == "function"
-    with pytest.raises(ValueError, match="1 texts for 2 conversations"):
+    with pytest.raises(ValueError, match="1 replies for 2 conversations"):
         rollout(lambda conversations: [ANSWER], [photo(), photo("p2")], search)
-    with pytest.raises(TypeError, match="NoneType instead of text"):
-        rollout(lambda conversations: [None], [photo()], search)
+    with pytest.raises(TypeError, match="int instead of a Reply or a text"):
+        rollout(lambda conversations: [5], [photo()], search)
 
 
 def test_two_photos_with_one_id_are_refused(search):
@@ -294,7 +302,7 @@ def test_a_box_is_accepted_exactly_when_its_rounded_corners_are_in_order(box):
     if x1 < x2 and y1 < y2:
         assert as_box(box) == [x1, y1, x2, y2]
     else:
-        with pytest.raises(ArgumentError):
+        with pytest.raises(BoxError):
             as_box(box)
 
 
