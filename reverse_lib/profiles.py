@@ -43,6 +43,10 @@ class Budgets:
 TEACHER_BUDGETS = Budgets(nudges=5)  # the paper's: a turn that neither calls nor answers is told so, five times at most
 
 
+PROCESS_RANGE = (-0.5, 1.0)  # what the process part of a reward is clipped to
+FORMAT_PARTIAL = 0.8  # of the format part, where think and answer are there and something else is not in order
+
+
 @dataclass(frozen=True)
 class Weights:
     """Weights of the reward; the first three of the total, the others inside the process part."""
@@ -171,7 +175,13 @@ class SftConfig:
     samples: int = 640
     batch_size: int = 16
     accumulate: int = 1  # batches a step
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # the highest; it rises to it at first, then falls along a cosine
+    warmup_share: float = 0.01  # of the steps, in which it rises
+    final_rate: float = 0.1  # where it ends, of the highest
+    weight_decay: float = 0.1
+    beta1: float = 0.9  # of AdamW: the running mean of gradients
+    beta2: float = 0.95  # and of their squares
+    max_grad_norm: float = 1.0  # a longer gradient is shortened to it
     epochs: float = 1.0
     minutes: float = 4.0  # stops earlier than `epochs` when this is used up
     max_length: int = 2048  # tokens; a longer sample is refused by name
@@ -191,6 +201,12 @@ class GrpoConfig:
     checkpointing: bool = False  # compute activations again for the gradient instead of keeping them
     learning_rate: float = 2e-4
     schedule: str = "linear"  # of the rate: "linear" falls to zero over the run, "constant" stays
+    weight_decay: float = 0.0
+    beta1: float = 0.9  # of AdamW: the running mean of gradients
+    beta2: float = 0.999  # and of their squares
+    max_grad_norm: float = 1.0  # a longer gradient is shortened to it
+    clip: float = 0.2  # how far the ratio of new to old probability may leave 1 and still push
+    chunks: int = 4  # parts of a batch, by length, that the loss is computed in on a CPU
     temperature: float = 0.8
     search: str = "record"  # what answers: "offline", the cache alone; "record", and what it misses the live service
     credit: str = "segment"  # who is paid: "segment" (turn, and labels apart), "turn" or "trajectory" (plain GRPO)
