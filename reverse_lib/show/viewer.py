@@ -15,9 +15,9 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from reverse_lib.environment import Interface, observation_content
-from reverse_lib.photos import crop
+from reverse_lib.photos import crop, data_url
 from reverse_lib.reward import Breakdown
-from reverse_lib.show.style import PLAIN, RIGHT, WRONG, box_of, box_or_none, data_url, escaped
+from reverse_lib.show.style import PLAIN, RIGHT, WRONG, box_of, box_or_none, escaped
 from reverse_lib.trajectory import SEARCH_TOOLS, Trajectory, Turn
 
 MUTED = "opacity:.7"  # readable on a light ground and on a dark one
