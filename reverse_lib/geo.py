@@ -135,13 +135,14 @@ def _box(value: Any) -> tuple[float, ...] | None:
     """Returns the four edges of a box, None for anything that is not one."""
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if not isinstance(value, list | tuple) or len(value) != 4:
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
         return None
-    if not all(isinstance(edge, numbers.Real) and not isinstance(edge, bool) for edge in value):
-        return None
-    if not all(-_MAX_EDGE <= edge <= _MAX_EDGE for edge in value):
-        return None
-    x1, y1, x2, y2 = (float(edge) for edge in value)
+    for edge in value:
+        if type(edge) is not float and (isinstance(edge, bool) or not isinstance(edge, numbers.Real)):
+            return None
+        if not -_MAX_EDGE <= edge <= _MAX_EDGE:
+            return None
+    x1, y1, x2, y2 = map(float, value)
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 

@@ -40,6 +40,13 @@ class Budgets:
                 raise ValueError(f"Budgets.{item.name}={value!r}: give a whole number of at least {least}")
 
 
+TEACHER_BUDGETS = Budgets(nudges=5)  # the paper's: a turn that neither calls nor answers is told so, five times at most
+
+
+PROCESS_RANGE = (-0.5, 1.0)  # what the process part of a reward is clipped to
+FORMAT_PARTIAL = 0.8  # of the format part, where think and answer are there and something else is not in order
+
+
 @dataclass(frozen=True)
 class Weights:
     """Weights of the reward; the first three of the total, the others inside the process part."""
@@ -51,6 +58,36 @@ class Weights:
     query: float = 0.1  # for all of the photo's evidence
     trust: float = 0.3  # for MCC 1, each labelled search
     error: float = -0.05  # each call that the model got wrong
+
+
+@dataclass(frozen=True)
+class CacheLimits:
+    """What the offline search cache answers, and how much of it."""
+
+    shown: int = 10  # results of an answer, at most
+    max_useful: int = 3  # of them labelled useful, at most
+    min_iou: float = 0.7  # of the asked box and a recorded one; below it, an image search is a miss
+    min_similarity: float = 0.5  # share of words that the asked and a recorded query have in common; below, a miss
+    max_age_days: float | None = None  # an older record, or one of unknown age, is a miss; None: it never ages
+    batch: int = 1000  # records that are put on disk together where many are made
+
+    def __post_init__(self):
+        if not (self.shown >= 1 and self.max_useful >= 0 and self.min_iou > 0 and self.min_similarity > 0):
+            raise ValueError(f"{self}: impossible; show at least one result, and use minima above 0")
+
+
+@dataclass(frozen=True)
+class ServiceLimits:
+    """What asking one live search service may cost."""
+
+    max_results: int = 10  # asked for
+    per_minute: float = 60  # calls at most; further ones wait
+    timeout_s: float = 20  # of one attempt
+    attempts: int = 4  # of one call, with growing pauses in between
+    wait_s: float = 20  # longest pause
+    connections: int = 8  # open at a time
+    max_bytes: int = 5_000_000  # of an answer; a longer one is a failure
+    max_side_px: int = 1024  # of a region that is sent
 
 
 @dataclass(frozen=True)
@@ -78,6 +115,48 @@ class ModelConfig:
         return {"device": self.device, "lora_rank": self.lora_rank, "train_vision": self.train_vision}
 
 
+CALLING = ("native", "prompt", "template")  # ways of calling tools on a server, see `models.Endpoint`
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """Which chat server is an agent, how it is asked, and how hard."""
+
+    base_url: str  # such as "http://localhost:8000/v1"
+    model: str
+    key_env: str = "OPENAI_API_KEY"  # NAME of the environment variable with the key; "" where none is needed
+    calling: str = "native"  # how tools are called, one of CALLING
+    stream: bool = False  # replies in pieces: a slow one is not taken for a silent one
+    concurrency: int = 8  # conversations at a time
+    requests_per_min: int = 0  # at most, evenly spread; 0 for no limit
+    tokens_per_min: int = 0  # read and written, at most; 0 for no limit
+    timeout_s: float = 180  # longest silence of the server
+    retries: int = 5  # of one request, after its first attempt
+    max_tokens: int = 2048  # of one turn; 0 leaves it to the server
+    temperature: float | None = 0.7  # None leaves it to the server
+    price_in: float = 0.0  # per million tokens read, in any currency
+    price_out: float = 0.0  # per million tokens written
+    image_px: int = 2048  # longest side of a picture sent; larger ones are scaled down
+    image_format: str = "JPEG"  # or "PNG", for exactly the pixels that a local checkpoint would see
+    reasoning_field: str = ""  # where the server wants earlier reasoning back, such as "reasoning_content"
+    extra: Mapping[str, Any] = field(default_factory=dict)  # more fields for each request: {"reasoning_effort": "low"}
+
+    def __post_init__(self):
+        if not self.model:
+            raise ValueError("EndpointConfig.model is empty; name a model, or set OPENAI_MODEL")
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"EndpointConfig.base_url={self.base_url!r}: give an http(s) address that ends in /v1")
+        for name, choices in (("calling", CALLING), ("image_format", ("JPEG", "PNG"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"EndpointConfig.{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        for item in fields(self):
+            value, least = getattr(self, item.name), {"concurrency": 1, "image_px": 32}.get(item.name, 0)
+            if item.type in (int, float) and not value >= least:
+                raise ValueError(f"EndpointConfig.{item.name}={value!r}: give a number of at least {least}")
+        if not self.timeout_s:
+            raise ValueError("EndpointConfig.timeout_s=0: give the seconds after which a silent server has failed")
+
+
 @dataclass(frozen=True)
 class AnnotationConfig:
     """Teacher trajectories, before the filters."""
@@ -96,7 +175,13 @@ class SftConfig:
     samples: int = 640
     batch_size: int = 16
     accumulate: int = 1  # batches a step
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # the highest; it rises to it at first, then falls along a cosine
+    warmup_share: float = 0.01  # of the steps, in which it rises
+    final_rate: float = 0.1  # where it ends, of the highest
+    weight_decay: float = 0.1
+    beta1: float = 0.9  # of AdamW: the running mean of gradients
+    beta2: float = 0.95  # and of their squares
+    max_grad_norm: float = 1.0  # a longer gradient is shortened to it
     epochs: float = 1.0
     minutes: float = 4.0  # stops earlier than `epochs` when this is used up
     max_length: int = 2048  # tokens; a longer sample is refused by name
@@ -116,6 +201,12 @@ class GrpoConfig:
     checkpointing: bool = False  # compute activations again for the gradient instead of keeping them
     learning_rate: float = 2e-4
     schedule: str = "linear"  # of the rate: "linear" falls to zero over the run, "constant" stays
+    weight_decay: float = 0.0
+    beta1: float = 0.9  # of AdamW: the running mean of gradients
+    beta2: float = 0.999  # and of their squares
+    max_grad_norm: float = 1.0  # a longer gradient is shortened to it
+    clip: float = 0.2  # how far the ratio of new to old probability may leave 1 and still push
+    chunks: int = 4  # parts of a batch, by length, that the loss is computed in on a CPU
     temperature: float = 0.8
     search: str = "record"  # what answers: "offline", the cache alone; "record", and what it misses the live service
     credit: str = "segment"  # who is paid: "segment" (turn, and labels apart), "turn" or "trajectory" (plain GRPO)

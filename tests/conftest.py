@@ -20,6 +20,26 @@ def world():
     return World(seed=0, places=200)
 
 
+@pytest.fixture(scope="session")
+def small_world():
+    """A world that is quickly made, of another seed."""
+    from reverse_lib.world import World
+
+    return World(seed=5, places=48)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A chat server on this machine, with a key in the environment; who is told to wait until later doesn't."""
+    from fake_endpoint import KEY, FakeEndpoint
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.0)
+    made = FakeEndpoint()
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def make_trajectory():
     """A function: one text search, one judgement, one answer (or, with answer=None, a turn that says nothing)."""

@@ -10,7 +10,7 @@ from reverse_lib.models import ImageOnlyProcessor, quicken
 from reverse_lib.photos import Photo
 from reverse_lib.search import SearchAnswer, SearchResult
 from reverse_lib.trajectory import ToolCall, format_turn
-from reverse_lib.world.base import tiny
+from reverse_lib.world.base.architecture import build, image_processor
 
 PHOTO = Photo("photo-1", None, 39.47, -0.38, "Spain", "Valencia", ((100, 200, 300, 400),))
 ZOOM = format_turn("Spain? A sign.", tool_call=ToolCall("image_zoom_in_tool", {"bbox_2d": [100, 200, 300, 400]}))
@@ -58,9 +58,9 @@ def drawn_photo(photo_id: str = "photo-1", **truth) -> Photo:
 def untrained(seed: int = 0):
     """A tiny model with random weights and its processor, the same for one seed."""
     torch.manual_seed(seed)
-    model, tokenizer = tiny.build(("Spain", "Chile", "reads", "Find", "place", "Where", "is", "this"), seed=seed)
+    model, tokenizer = build(("Spain", "Chile", "reads", "Find", "place", "Where", "is", "this"), seed=seed)
     quicken(model)
-    return model, ImageOnlyProcessor(tiny.image_processor(), tokenizer, chat_template=tokenizer.chat_template)
+    return model, ImageOnlyProcessor(image_processor(), tokenizer, chat_template=tokenizer.chat_template)
 
 
 class Scripted:

@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from reverse_lib.geo import haversine_km
 from reverse_lib.reward import evidence_mcc
 from reverse_lib.search import normalise_query
-from reverse_lib.world.gazetteer import country_table, load_cities
+from reverse_lib.world.places import country_table, load_cities
 
 POSITION = re.compile(r"-?\d{1,2}\.\d{2}, -?\d{1,3}\.\d{2}")
 

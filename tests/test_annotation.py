@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 from environment_fakes import ANSWER, TEXT, FakeSearch, Scripted, call_text
-from fake_endpoint import KEY, FakeEndpoint, coloured, natively, status, turn_of
+from fake_endpoint import KEY, coloured, natively, status, turn_of
 
 from reverse_lib.annotation import annotate, answered_directly, hard_luck, sample_counts, without_nudges
 from reverse_lib.annotation.samples import let_down
-from reverse_lib.annotation.teachers import TEACHER_BUDGETS, AnnotationStopped
+from reverse_lib.annotation.teachers import AnnotationStopped
 from reverse_lib.environment import FULL, TINY, UNREADABLE, AgentError, AgentRefused, rollout
-from reverse_lib.models import Endpoint, EndpointConfig
+from reverse_lib.models import Endpoint
 from reverse_lib.photos import Photo
-from reverse_lib.profiles import AnnotationConfig
+from reverse_lib.profiles import TEACHER_BUDGETS, AnnotationConfig, EndpointConfig
 from reverse_lib.trajectory import FilterRules, Journal, Step, filter_trajectories, load_trajectories
 
 TESTS = Path(__file__).parent
@@ -55,16 +55,13 @@ def file(tmp_path):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    made = FakeEndpoint(lambda body: natively(SCRIPT[turn_of(body)]))
-    yield made
-    made.close()
+def server(server):
+    server.answer = lambda body: natively(SCRIPT[turn_of(body)])
+    return server
 
 
 def endpoint(server, **settings):
-    config = EndpointConfig(server.url, "kimi", **{"timeout_s": 5, "retries": 1, "price_out": 1e4} | settings)
-    return Endpoint(config, sleep=lambda seconds: None)
+    return Endpoint(EndpointConfig(server.url, "kimi", **{"retries": 1, "price_out": 1e4} | settings))
 
 
 def test_every_photo_gets_a_trajectory_in_order_with_its_cost_and_the_file_holds_the_same(server, file):

@@ -10,8 +10,8 @@ import pytest
 
 from reverse_lib.geo import haversine_km
 from reverse_lib.world import SPLITS
-from reverse_lib.world.gazetteer import load_cities, load_countries
 from reverse_lib.world.pages import names_in, states_position
+from reverse_lib.world.places import country_table, load_cities
 from reverse_lib.world.teacher import Row, judge
 
 NEAR_KM = 25.0
@@ -45,7 +45,7 @@ def name_in(photo) -> str:
 
 def capital_of_sorts(country: str) -> tuple[float, float]:
     """Where the country's largest city is."""
-    row = next(row for row in load_countries() if row.name == country)
+    row = next(row for row in country_table().values() if row.name == country)
     return row.lat, row.lon
 
 

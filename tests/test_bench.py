@@ -8,12 +8,12 @@ from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from reverse_lib import scale
 from reverse_lib.__main__ import main
+from reverse_lib.geo import box_iou
 from reverse_lib.scale import bench
-from reverse_lib.search import IMAGE, SearchCache, SearchResult, filter_results
+from reverse_lib.search import IMAGE, BlockList, SearchCache, SearchResult, filter_results
 from reverse_lib.search import results as search
-from reverse_lib.search.replay import overlap
-from reverse_lib.search.results import BlockList
 
 TINY = bench.Workload(photos=40, lookups=25, repeats=1)
 
@@ -63,7 +63,7 @@ def test_the_searches_are_what_the_workload_says():
     assert all(result.useful is not None for result in results)
     assert bench.recorded(1) == bench.recorded(1) != bench.recorded(1, seed=1)
     for call in calls[:2]:
-        assert 0.9 < overlap(call.arguments, bench.asked(call)) < 1
+        assert 0.9 < box_iou(call.arguments, bench.asked(call)) < 1
 
 
 def test_the_comparison_has_a_finite_number_in_every_place():
@@ -79,9 +79,9 @@ def test_the_scale_and_the_command_print_every_size(monkeypatch):
     table = bench.grow_caches([36, 40], TINY)
     assert table["results"].tolist() == [36, 72]
     assert (table[["open_ms", "image_per_s", "text_per_s", "recorded_per_s", "file_mb"]].to_numpy() > 0).all()
-    monkeypatch.setattr(bench, "grow_caches", lambda sizes, work, progress: table.assign(results=list(sizes)))
+    monkeypatch.setattr(scale, "grow_caches", lambda sizes, work, progress: table.assign(results=list(sizes)))
     monkeypatch.setattr(
-        bench, "compare_caches", lambda work, progress: bench._judged([("opening, ms", 1.0, work.photos, "20 x")])
+        scale, "compare_caches", lambda work, progress: bench._judged([("opening, ms", 1.0, work.photos, "20 x")])
     )
     runner = CliRunner()
     found = json.loads(runner.invoke(main, ["bench", "--json", "--photos", "20", "--results", "100000"]).stdout)
@@ -133,13 +133,6 @@ def test_what_is_cleared_at_one_glance_holds_nothing_listed(results):
     assert blocked.clears([ordinary]) and not blocked.clears([ordinary, SearchResult("t", "https://flickr.com/1")])
 
 
-def test_a_list_has_a_digest_of_its_hosts():
-    assert (
-        BlockList.extended(["b.example", "a.example"]).digest == BlockList.extended(["a.example", "b.example"]).digest
-    )
-    assert BlockList.extended(["a.example"]).digest != BlockList(()).digest != BlockList().digest
-
-
 def test_what_older_lists_let_pass_is_looked_at_again_after_it_was_added_to(tmp_path):
     leaked, fine = SearchResult("l", "https://bad.example/1"), SearchResult("f", "https://good.example/1")
     with SearchCache.open(tmp_path / "c", mode="w") as cache:
@@ -149,36 +142,3 @@ def test_what_older_lists_let_pass_is_looked_at_again_after_it_was_added_to(tmp_
         assert cache.text("p", "q").results == (fine,)
     with SearchCache.open(tmp_path / "c") as cache:
         assert set(cache.text("p", "q").results) == {fine, leaked}
-
-
-def test_facts_are_kept_beside_a_record_once_each_and_go_with_replacement(tmp_path):
-    page = SearchResult("t", "u")
-    with SearchCache.open(tmp_path / "c", mode="w") as cache:
-        cache.record_text("p", "q", [page], facts=({"turn": 1},), time=0.0)
-        with cache.batch():
-            cache.record_text("p", "Q", [page], facts=({"turn": 1}, {"turn": 2}))
-            cache.record_text("p", "q", [page], facts=({"turn": 3},))
-        (call,) = cache.calls()
-        assert call.facts == ({"turn": 1}, {"turn": 2}, {"turn": 3}) and cache.call_at(call.tool, call.key) == call
-        cache.record_text("p", "q", [page], replace=True, time=0.0)
-        (call,) = cache.calls()
-        assert call.facts == () and call.time == 0.0
-
-
-def test_a_long_record_is_compressed_and_comes_back(tmp_path):
-    pages = [SearchResult(f"{n}", f"https://e.example/{n}", "", "words " * 300, n == 1) for n in range(20)]
-    with SearchCache.open(tmp_path / "c", mode="w") as cache:
-        cache.record_text("p", "q", pages)
-        (call,) = cache.calls()
-        assert call.results == tuple(pages)
-        stored = cache._store.read(lambda txn: txn.get(b"T" + call.key))
-    assert len(stored) < 4080 < len(str(pages))
-
-
-def test_a_cache_that_is_written_by_this_version_says_so(tmp_path):
-    with SearchCache.open(tmp_path / "c", mode="w") as cache:
-        old = json.dumps({"format": "search cache", "version": 2}).encode()
-        cache._store.write(lambda txn: txn.put(b"header", old))
-    for mode, version in (("r", 2), ("w", 3)):
-        with SearchCache.open(tmp_path / "c", mode=mode) as cache:
-            assert json.loads(cache._store.read(lambda txn: txn.get(b"header")))["version"] == version

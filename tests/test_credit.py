@@ -6,12 +6,10 @@ import pytest
 from reverse_lib.profiles import Weights
 from reverse_lib.reward import (
     Breakdown,
-    assistant_turns,
+    advantages,
     label_advantages,
     label_rewards,
-    label_tokens,
     returns_to_go,
-    spread,
     trajectory_advantages,
     turn_advantages,
     turn_rewards,
@@ -24,6 +22,12 @@ def broken_down(per_turn, accuracy=1.0, form=1.0, weights=None):
     process = float(np.clip(sum(sum(turn.values()) for turn in per_turn), -0.5, 1))
     total = weights.accuracy * accuracy + weights.format * form + weights.process * process
     return Breakdown(accuracy, form, 0, 0, 0, 0, process, total, per_turn)
+
+
+def judged(per_turn, turns):
+    breakdown = broken_down(per_turn)
+    breakdown.judged_turns = turns
+    return breakdown
 
 
 def test_turn_rewards_sum_to_the_total_and_pay_the_last_turn_for_the_answer():
@@ -97,9 +101,9 @@ def bandit(generator, groups, size):
 def gradients(generator, groups=60_000, size=4):
     """Estimates, one a group, of the gradient of the expected reward in the two logits; (groups, 2)."""
     goes, left, rewards, (p, q) = bandit(generator, groups, size)
-    advantages = turn_advantages(rewards, size, scale="none")
+    values = turn_advantages(rewards, size, scale="none")
     found = np.zeros((len(rewards), 2))
-    for i, advantage in enumerate(advantages):
+    for i, advantage in enumerate(values):
         found[i, 0] = (goes[i] - p) * advantage[0]
         found[i, 1] = (left[i] - q) * advantage[1] if goes[i] else 0.0
     return found.reshape(groups, size, 2).mean(1)
@@ -138,25 +142,19 @@ def test_rollouts_that_are_no_whole_groups_are_refused(count, size):
         turn_advantages([[1.0]] * count, size)
 
 
-def test_turns_are_split_where_the_mask_is_zero():
-    assert assistant_turns([5, 6, 7, 8, 9], [1, 1, 0, 0, 1]) == [[5, 6], [9]]
-    assert assistant_turns([], []) == []
-
-
-def test_every_token_of_a_turn_gets_its_value():
-    np.testing.assert_array_equal(spread([2.0, -1.0], [0, 1, 1, 0, 0, 1, 0], "p"), [0, 2, 2, 0, 0, -1, 0])
-    assert spread([], [0, 0], "p").tolist() == [0, 0]
-
-
-def test_turns_that_are_not_those_of_the_log_stop_with_the_photos_name():
-    with pytest.raises(RuntimeError, match="photo-7: the log has 1 turns, the tokens 2"):
-        spread([1.0], [1, 0, 1], "photo-7")
-
-
-def judged(per_turn, turns):
-    breakdown = broken_down(per_turn)
-    breakdown.judged_turns = turns
-    return breakdown
+@pytest.mark.parametrize("credit", ["segment", "turn", "trajectory"])
+def test_the_advantages_of_a_group_are_those_of_its_credit(credit):
+    group = [judged([{"trust": 0.3}, {"look": 0.1}], [0]), judged([{"trust": -0.1}], [0]), judged([{}], [])]
+    rows = advantages(group * 2, credit, gamma=0.9, group_size=3)
+    turns = turn_advantages([turn_rewards(one) for one in group * 2], 3, 0.9)
+    labels = label_advantages([label_rewards(one) for one in group * 2], 3)
+    totals = trajectory_advantages([one.total for one in group * 2], 3)
+    for i, row in enumerate(rows):
+        expected = np.full(len(turns[i]), totals[i]) if credit == "trajectory" else turns[i]
+        np.testing.assert_allclose(row.turns, expected)
+        np.testing.assert_allclose(row.labels, labels[i] if credit == "segment" else np.full(len(turns[i]), np.nan))
+    with pytest.raises(ValueError, match="credit='token': choose one of segment, turn, trajectory"):
+        advantages(group, "token")
 
 
 def test_labels_are_paid_at_the_turns_that_gave_them_and_a_wrong_list_is_no_missing_one():
@@ -179,23 +177,3 @@ def test_labels_compete_with_the_labels_of_the_other_rollouts_alone():
     np.testing.assert_allclose(alone[0], [nan, 0.0])
     same = label_advantages([[0.09], [0.09]] * 2, 2)
     np.testing.assert_allclose(np.concatenate(same), 0.0)
-
-
-@pytest.mark.parametrize(
-    ("pieces", "labels"),
-    [
-        (["<think>", "a", "</think>", "<useful>", "[1, ", "3]", "</useful>", "<answer>"], "<useful>[1, 3]</useful>"),
-        (["<thi", "nk><useful>[9]</useful></think><us", "eful>[2", "]</useful><ans"], "</think><useful>"),
-        (["<think>", "a", "</think>", "<answer>"], ""),
-        (["<think>", "</think>", "<useful>", "[1"], ""),
-        (["</useful>", "<useful>", "[1"], ""),
-        ([], ""),
-    ],
-)
-def test_the_labels_of_a_turn_are_found_among_its_tokens(pieces, labels):
-    found = label_tokens(pieces)
-    text = "".join(pieces[i] for i in found)
-    if labels == "</think><useful>":  # tags that share tokens with their neighbours
-        assert list(found) == [1, 2, 3]
-    else:
-        assert text == labels

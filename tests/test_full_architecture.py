@@ -1,8 +1,8 @@
 """Qwen3-VL-4B's own architecture, at a fraction of its depth, through the stages that train it.
 
-Sizes are those of the published configuration of Qwen/Qwen3-VL-4B-Instruct, vocabulary included; only the number of
-layers is cut, and weights are random. Settings are those of the profile, but for shorter runs that learn faster. What
-this cannot show is what the real weights would answer.
+Sizes are those of the published configuration of Qwen/Qwen3-VL-4B-Instruct; only the number of layers and the
+vocabulary are cut, and weights are random. Settings are those of the profile, but for shorter runs that learn faster.
+What this cannot show is what the real weights would answer.
 """
 
 import io
@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from grpo_scripts import script
 from models import GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, Scripted, drawn_photo, untrained
 from transformers import AutoModelForImageTextToText, Qwen3VLConfig
 
@@ -20,7 +21,7 @@ from reverse_lib.training import grpo, sft
 
 SHOWN = replace(FULL, system_prompt="Find the place.")  # a tiny vocabulary cuts the long prompt into 1,500 tokens
 TEXT = {
-    "vocab_size": 151936,
+    "vocab_size": 2048,  # instead of 151,936, whose matrix would take minutes
     "hidden_size": 2560,
     "intermediate_size": 9728,
     "num_attention_heads": 32,
@@ -97,18 +98,10 @@ def test_reinforcement_learning_takes_a_step_at_the_4b_models_width(shallow, pho
     config = replace(
         get_profile("qwen3vl-4b").grpo, steps=1, prompts_per_step=1, group_size=2, batch_size=1, learning_rate=1e-3
     )
-    trainer = grpo.make_trainer(model, processor, [photo], KnownSearch(), SHOWN, config, tmp_path)
-    scripts, turn = ([SEARCH, RIGHT], [GUESS]), 0
-
-    def generate(prompt_ids, images, fields, num_generations, has_tool_images=False):
-        nonlocal turn
-        turn = 0 if num_generations > 1 else turn + 1
-        texts = [script[turn] for script in scripts if turn < len(script)]
-        return [processor.tokenizer(text + "<|im_end|>")["input_ids"] for text in texts], None
-
-    trainer._generate_single_turn = generate
+    trainer = grpo.GeoGRPOTrainer(model, processor, [photo], KnownSearch(), SHOWN, config, tmp_path)
+    script(trainer, ([SEARCH, RIGHT], [GUESS]))
     before = adapters(model)
     trainer.train()
-    assert [e._finished.end for e in trainer.environments] == ["answered", "answered"]
-    assert trainer.environments[0]._breakdown.total > trainer.environments[1]._breakdown.total
+    assert [trajectory.end for trajectory in trainer.rollouts] == ["answered", "answered"]
+    assert trainer.breakdowns[0].total > trainer.breakdowns[1].total
     assert any(not torch.equal(before[key], value) for key, value in adapters(model).items())

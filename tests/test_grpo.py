@@ -19,7 +19,15 @@ from reverse_lib.geo import accuracy_reward, haversine_km
 from reverse_lib.models import load_model
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import GrpoConfig, Weights
-from reverse_lib.reward import label_advantages, label_rewards, trajectory_advantages, turn_advantages, turn_rewards
+from reverse_lib.reward import (
+    Advantages,
+    Breakdown,
+    label_advantages,
+    label_rewards,
+    trajectory_advantages,
+    turn_advantages,
+    turn_rewards,
+)
 from reverse_lib.training import grpo, speed
 from reverse_lib.training.history import PARTS, read_rows
 
@@ -46,6 +54,11 @@ ALIKE_IN = {
 def calls_of(trainer) -> list[int]:
     """How many turns of each rollout were answered."""
     return [sum(step.observation is not None for step in t.steps) for t in trainer.rollouts]
+
+
+def turns_of(trust: float) -> Breakdown:
+    """A rollout of one turn."""
+    return Breakdown(0, 0, 0, 0, trust, 0, trust, 0.3 * trust, [{"trust": trust}], [0])
 
 
 @pytest.fixture
@@ -182,11 +195,11 @@ def test_with_segment_credit_the_labels_push_themselves_and_the_thought_before_t
 
 def test_a_number_that_no_token_has_ends_no_run(tmp_path):
     trainer = scripted_trainer(tmp_path, credit="segment")
-    row = np.zeros(3)
-    trainer._pay_labels(
-        row, [5, 100_000, 6], [1, 1, 1], np.array([0.5])
-    )  # the model's head is wider than its vocabulary
-    assert not row.any()
+    trainer.rollouts, trainer.breakdowns = [drawn_photo()] * 2, [turns_of(0.0), turns_of(0.3)]
+    ids = torch.tensor([[5, 100_000, 6]] * 2)  # the model's head is wider than its vocabulary
+    output = {"completion_ids": ids, "completion_mask": ids * 0 + 1, "tool_mask": ids * 0 + 1}
+    trainer.num_generations = 2
+    assert (trainer._advantages_by_token(output)[0] < 0).all()
 
 
 @pytest.mark.parametrize("placeholder", ["image_token_id", "video_token_id"])
@@ -259,18 +272,18 @@ def test_a_component_alone_gives_its_own_gradient(tmp_path, name, credit):
         advantages = np.zeros(output["completion_ids"].shape)
         written = (output["completion_mask"] * output["tool_mask"]).tolist()
         for row, values in enumerate(turn_advantages(turns, 4)):
-            advantages[row] = grpo.spread(values, written[row], "p")
+            nan = np.full(len(values), np.nan)
+            advantages[row] = grpo.by_token(Advantages(values, nan), written[row], [], "p")
         advantages = torch.tensor(advantages)
     expected = by_hand(advantages, output)
     assert torch.nn.functional.cosine_similarity(found, expected.float(), dim=0) > 0.995
     assert found.norm() == pytest.approx(expected.norm().item(), rel=0.03)
 
 
-def test_a_loss_computed_in_parts_by_length_is_the_whole_one(tmp_path, monkeypatch):
+def test_a_loss_computed_in_parts_by_length_is_the_whole_one(tmp_path):
     found = []
     for chunks in (1, 3):
-        monkeypatch.setattr(grpo, "CHUNKS", chunks)
-        trainer, gradient = one_step(tmp_path / str(chunks), SCRIPTS, Weights(), "turn")
+        trainer, gradient = one_step(tmp_path / str(chunks), SCRIPTS, Weights(), "turn", chunks=chunks)
         found.append((gradient, [row["loss"] for row in trainer.rows if "loss" in row][0]))
     (whole, loss), (parts, same) = found
     assert torch.nn.functional.cosine_similarity(whole, parts, dim=0) > 0.999 and loss == pytest.approx(same, abs=1e-4)
@@ -340,9 +353,9 @@ def test_a_picture_that_gets_lost_stops_the_run_with_the_photo(trainer, monkeypa
 
 
 def test_a_turn_that_the_tokens_do_not_hold_stops_the_run_with_the_photo(trainer, monkeypatch):
-    real = grpo.turn_rewards
-    monkeypatch.setattr(grpo, "turn_rewards", lambda breakdown, weights: real(breakdown, weights)[-1:])
-    with pytest.raises(RuntimeError, match="photo-1: the log has 1 turns, the tokens 3"):
+    real = grpo.advantages
+    monkeypatch.setattr(grpo, "advantages", lambda *args: [Advantages(*(v[-1:] for v in one)) for one in real(*args)])
+    with pytest.raises(RuntimeError, match="photo-1: 1 turns, but 3 in the tokens"):
         trainer.train()
 
 
@@ -480,3 +493,33 @@ def test_settings_that_cannot_work_are_refused(tmp_path, settings, levels, messa
         grpo.GeoGRPOTrainer(
             model, processor, [drawn_photo()], KnownSearch(), TINY, GrpoConfig(**settings), tmp_path, levels=levels
         )
+
+
+def test_every_token_of_a_turn_gets_its_value_and_labels_their_own():
+    nan, pieces = np.nan, ["x", "<think>", "a", "", "", "<think></think>", "<useful>[1]</useful>", "<answer>"]
+    written = [0, 1, 1, 0, 0, 1, 1, 1]
+    row = grpo.by_token(Advantages(np.array([2.0, -1.0]), np.array([nan, 0.5])), written, pieces, "p")
+    np.testing.assert_array_equal(row, [0, 2, 2, 0, 0, -0.5, 0.5, -1])
+    assert grpo.by_token(Advantages(np.zeros(0), np.zeros(0)), [0, 0], ["", ""], "p").tolist() == [0, 0]
+    with pytest.raises(RuntimeError, match="photo-7: 1 turns, but 2 in the tokens"):
+        grpo.by_token(Advantages(np.ones(1), np.ones(1)), [1, 0, 1], ["", "", ""], "photo-7")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "labels"),
+    [
+        (["<think>", "a", "</think>", "<useful>", "[1, ", "3]", "</useful>", "<answer>"], "<useful>[1, 3]</useful>"),
+        (["<thi", "nk><useful>[9]</useful></think><us", "eful>[2", "]</useful><ans"], "</think><useful>"),
+        (["<think>", "a", "</think>", "<answer>"], ""),
+        (["<think>", "</think>", "<useful>", "[1"], ""),
+        (["</useful>", "<useful>", "[1"], ""),
+        ([], ""),
+    ],
+)
+def test_the_labels_of_a_turn_are_found_among_its_tokens(pieces, labels):
+    found = grpo.label_tokens(pieces)
+    text = "".join(pieces[i] for i in found)
+    if labels == "</think><useful>":  # tags that share tokens with their neighbours
+        assert list(found) == [1, 2, 3]
+    else:
+        assert text == labels

@@ -6,6 +6,7 @@ import math
 
 import pytest
 from environment_fakes import ANSWER, IMAGE, TEXT, ZOOM
+from fake_endpoint import say
 
 from reverse_lib.annotation import (
     agreement_table,
@@ -22,6 +23,8 @@ from reverse_lib.annotation.regions import Region, searched_boxes
 from reverse_lib.annotation.teachers import AnnotationStopped
 from reverse_lib.environment import NO_TURNS, AgentError, AgentRefused, rollout
 from reverse_lib.geo import box_iou
+from reverse_lib.models import Endpoint
+from reverse_lib.profiles import EndpointConfig
 from reverse_lib.trajectory import Observation, Step, Trajectory, load_trajectories, save_trajectories
 from reverse_lib.world import ScriptedJudge, ScriptedTeacher
 
@@ -158,6 +161,13 @@ def test_a_judge_is_not_asked_again_about_what_is_in_the_file(tmp_path):
     other = Judge()
     other.name = "another"
     assert len(judged(MANY, other, file)) == 6 == len(other.asked)
+
+
+def test_a_chat_server_is_a_judge_and_is_shown_no_tools(server):
+    server.answer = lambda body: say("<useful>[2]</useful>" if "[3]" in str(body["messages"]) else "Hm.")
+    labels = judged(MANY, Endpoint(EndpointConfig(server.url, "judge")))
+    assert sorted(labels) == [(i, 1) for i in range(1, 6)] and labels[1, 1] == (False, True, False)
+    assert len(server.bodies) == 7 and not any("tools" in body for body in server.bodies)
 
 
 def test_a_judge_that_fails_labels_nothing_wrongly_and_keeps_what_it_said(tmp_path):

@@ -22,8 +22,6 @@ from reverse_lib.search import (
     ServiceError,
     Tavily,
 )
-from reverse_lib.search.live.client import Service
-from reverse_lib.search.live.serper import SerperLens
 
 KEY = "planted-key-5f3a"
 VARIABLES = ("TAVILY_API_KEY", "SERPER_API_KEY", "GOOGLE_API_KEY")
@@ -39,11 +37,6 @@ TAVILY = {
 SERPER = {
     "searchParameters": {"q": "Valencia Spain", "type": "search"},
     "organic": [{"title": "Valencia", "link": "https://guide.example/v", "snippet": "A city", "position": 1}],
-}
-LENS = {
-    "organic": [
-        {"title": "La Lonja", "source": "Guide", "link": "https://guide.example/l", "imageUrl": "https://i.example/1"}
-    ]
 }
 VISION = {
     "responses": [
@@ -155,15 +148,6 @@ def test_serper_in_its_documented_shape(server):
     assert path == "/search" and headers["x-api-key"] == KEY and body == {"q": "Valencia Spain", "num": 5}
 
 
-def test_lens_sends_the_address_where_the_user_put_the_crop(server):
-    server.answers = [(200, LENS)]
-    lens = SerperLens(lambda photo_id, box, crop: f"https://mine.example/{photo_id}-{box[0]}.jpg", server.url, **QUICK)
-    assert lens("p1", [10, 20, 30, 40], None) == [SearchResult("La Lonja", "https://guide.example/l", "Guide")]
-    assert server.requests[0][0] == "/lens" and server.requests[0][2] == {"url": "https://mine.example/p1-10.jpg"}
-    with pytest.raises(ValueError, match="photo p1: address_of must give the https address"):
-        SerperLens(lambda *_: "crop.jpg", server.url, **QUICK)("p1", [10, 20, 30, 40], None)
-
-
 def test_vision_sends_the_pixels_alone_small_and_inline(server):
     server.answers = [(200, VISION)]
     found = GoogleVision(server.url, **QUICK)("secret-photo-id", [111, 222, 333, 444], picture())
@@ -239,14 +223,14 @@ def test_no_key_no_service_and_no_file_address(server, monkeypatch):
     with pytest.raises(ValueError, match="Tavily: no key; set the environment variable TAVILY_API_KEY"):
         tavily(server)
     with pytest.raises(ValueError, match="no http"):
-        Service("X", "file:///etc/passwd", "GOOGLE_API_KEY", lambda key: {})
+        GoogleVision("file:///etc/passwd")
 
 
 def test_the_key_is_in_nothing_that_is_written(server, caplog, tmp_path, capfd):
     caplog.set_level(logging.DEBUG)
     server.answers = [(200, TAVILY), (401, {"detail": KEY}), (200, cut)]
     search = tavily(server, attempts=2)
-    written = [repr(search), str(vars(search)), str(vars(search._service)), str(search._service._http.headers)]
+    written = [repr(search), str(vars(search)), str(search._http.headers)]
     found = LiveSearch(search).text("p", "Valencia Spain")
     with SearchCache.open(tmp_path / "cache", mode="w") as cache:
         cache.record_text("p", "Valencia Spain", found.results)
@@ -257,5 +241,5 @@ def test_the_key_is_in_nothing_that_is_written(server, caplog, tmp_path, capfd):
             written += ["".join(traceback.format_exception(error)), repr(error.__context__), repr(error.__cause__)]
     written += [caplog.text, *capfd.readouterr()]
     files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
-    assert len(written) == 13 and not any(KEY in text for text in written)
+    assert len(written) == 12 and not any(KEY in text for text in written)
     assert files and not any(KEY.encode() in data for data in files)

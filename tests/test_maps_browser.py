@@ -15,7 +15,7 @@ from reverse_lib.photos import Photo
 from reverse_lib.show import answer_map, error_map, save_map, twins_map
 from reverse_lib.show.maps import LAYERS
 from reverse_lib.show.style import BAND_COLOURS
-from reverse_lib.world.gazetteer import Place
+from reverse_lib.world.places import Place
 
 PLACES = {
     "near": ((48.8566, 2.3522), "Paris", "France", "France, Paris, 48.86, 2.35"),

@@ -14,7 +14,9 @@ from reverse_lib.environment import TINY
 from reverse_lib.models import load_agent, right_padded
 from reverse_lib.trajectory import parse_turn
 from reverse_lib.world import World
-from reverse_lib.world.base import lettering, pretrain, skills, tiny, vision
+from reverse_lib.world.base import architecture, vision
+from reverse_lib.world.base import drills as skills
+from reverse_lib.world.base import recipe as pretrain
 from reverse_lib.world.teacher import judge, read_results
 
 
@@ -38,7 +40,7 @@ def drills(world, pool):
 def test_patches_equal_those_of_the_image_processor():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 128, 160, 3), dtype=np.uint8)
     ours, grid = vision.patchify(pixels)
-    theirs = tiny.image_processor()(images=[Image.fromarray(p) for p in pixels], return_tensors="pt")
+    theirs = architecture.image_processor()(images=[Image.fromarray(p) for p in pixels], return_tensors="pt")
     torch.testing.assert_close(ours, theirs["pixel_values"], atol=1e-5, rtol=0)
     assert grid.tolist() == theirs["image_grid_thw"].tolist() == [[1, 8, 10], [1, 8, 10]]
 
@@ -48,7 +50,7 @@ def test_letters_stand_where_a_drawn_crop_says(world):
     backdrop = np.full((192, 256, 3), 90, np.uint8)
     letters, gaps = [], []
     for _ in range(20):
-        crop = lettering.draw_crop(rng, ["I I I I I"], world.countries, backdrop)
+        crop = skills.draw_crop(rng, ["I I I I I"], world.countries, backdrop)
         if crop.text != "I I I I I":  # random letters, now and then
             continue
         assert crop.image.shape == (32, 448, 3) and len(crop.centres_px) == 9
@@ -61,7 +63,7 @@ def test_letters_stand_where_a_drawn_crop_says(world):
 
 def test_the_same_seed_draws_the_same_crop(world):
     backdrop = np.zeros((128, 160, 3), np.uint8)
-    one, two = (lettering.draw_crop(np.random.default_rng(5), world.names, world.countries, backdrop) for _ in "ab")
+    one, two = (skills.draw_crop(np.random.default_rng(5), world.names, world.countries, backdrop) for _ in "ab")
     assert one.text == two.text and np.array_equal(one.image, two.image)
 
 
@@ -245,7 +247,7 @@ def test_a_name_read_with_one_letter_wrong_still_finds_its_results(world, pool):
 
 
 def test_a_name_has_a_token_a_letter_and_other_words_one(world):
-    tokenizer = tiny.make_tokenizer(skills.whole_words(world))
+    tokenizer = architecture.make_tokenizer(skills.whole_words(world))
     for text in ("It reads Ogden. ", "[1] Ogden, New Zealand: 41.21, -112.00", "\u00e9~\n"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 

@@ -38,7 +38,7 @@ from scipy.stats import binom
 
 from reverse_lib.environment import rollout
 from reverse_lib.world import ScriptedTeacher
-from reverse_lib.world.gazetteer import country_table
+from reverse_lib.world.places import country_table
 
 TOLD_APART = 0.55  # an AUC above this, by more than its interval, is a leak
 

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from reverse_lib.search import (
+    BlockList,
     RecordedSearch,
     SearchAnswer,
     SearchBackend,
@@ -14,7 +15,6 @@ from reverse_lib.search import (
     drift,
     training_search,
 )
-from reverse_lib.search.results import BlockList
 
 BOX, DAY_S = [100, 200, 300, 400], 86_400
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -66,27 +67,27 @@ def browser():
         yield opened
 
 
-@pytest.fixture
-def environment(tmp_path):
-    """What processes are started with, so that Jupyter reads and writes below `tmp_path` only."""
-    (tmp_path / "jupyter").mkdir()
-    folders = "HOME IPYTHONDIR JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR"
-    folders += " JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR"
-    own = {name: str(tmp_path / "jupyter" / name.lower()) for name in folders.split()}
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds a notebook that makes two trajectories and shows the panels."""
+    folder = tmp_path_factory.mktemp("review")
+    cells = [nbformat.v4.new_code_cell(source) for source in (MAKE, SHOW, STEP)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "review.ipynb")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(folder):
+    """What processes are started with, so that Jupyter reads and writes below `folder` only."""
+    names = "HOME IPYTHONDIR JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR"
+    names += " JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR"
+    own = {name: str(folder / "jupyter" / name.lower()) for name in names.split()}
     return own | {"PYTHONPATH": str(ROOT), "JUPYTER_PREFER_ENV_PATH": "1", "NO_PROXY": "*"}
 
 
-@pytest.fixture
-def notebook(tmp_path):
-    """A notebook that makes two trajectories and shows the panels."""
-    cells = [nbformat.v4.new_code_cell(source) for source in (MAKE, SHOW, STEP)]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "review.ipynb")
-    return tmp_path / "review.ipynb"
-
-
-@pytest.fixture
-def lab(tmp_path, environment, notebook):
+@pytest.fixture(scope="module")
+def lab(folder, environment):
     """The address of a JupyterLab, which ends with all its kernels."""
     quiet = Path(environment["JUPYTERLAB_SETTINGS_DIR"], "@jupyterlab/apputils-extension")
     quiet.mkdir(parents=True)
@@ -95,18 +96,18 @@ def lab(tmp_path, environment, notebook):
         "ServerApp.ip=127.0.0.1",
         "ServerApp.port=0",
         "ServerApp.allow_root=True",
-        f"ServerApp.root_dir={tmp_path}",
+        f"ServerApp.root_dir={folder}",
         "IdentityProvider.token=secret",
         "LabApp.expose_app_in_browser=True",
         "LabApp.extension_manager=readonly",
     ]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", *(f"--{setting}" for setting in settings)]
-    with open(tmp_path / "server.log", "w") as log:
+    with open(folder / "server.log", "w") as log:
         output = {"stdout": log, "stderr": log, "start_new_session": True}
-        server = psutil.Popen(command, cwd=tmp_path, env=os.environ | environment, **output)
+        server = psutil.Popen(command, cwd=folder, env=os.environ | environment, **output)
     try:
         runtime = Path(environment["JUPYTER_RUNTIME_DIR"])
-        yield wait_for(lambda: server_address(server, runtime, tmp_path / "server.log"), "JupyterLab to start")
+        yield wait_for(lambda: server_address(server, runtime, folder / "server.log"), "JupyterLab to start")
     finally:
         end(server)
 
@@ -128,14 +129,11 @@ def end(server) -> None:
         return  # it never got as far as a kernel
     family = [*server.children(recursive=True), server]
     server.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs([server], timeout=10)
-    for process in [*alive, *family]:
-        try:
+    psutil.wait_procs([server], timeout=10)
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert not alive
+    assert not psutil.wait_procs(family, timeout=10)[1]
 
 
 @pytest.fixture
@@ -161,7 +159,7 @@ def refuse(route, strangers: list[str]) -> None:
     route.abort()
 
 
-def test_a_tick_in_the_browser_is_in_the_file_and_reopening_goes_on_from_there(open_notebook, tmp_path):
+def test_a_tick_in_the_browser_is_in_the_file_and_reopening_goes_on_from_there(open_notebook, folder):
     page = open_notebook()
     page.get_by_text("0 of 2 decided").wait_for()
     assert page.evaluate(FITS.format(".jp-OutputArea-output:has(.widget-checkbox)"))
@@ -169,7 +167,7 @@ def test_a_tick_in_the_browser_is_in_the_file_and_reopening_goes_on_from_there(o
     page.get_by_role("checkbox", name="[2]").check()
     page.get_by_role("button", name="accept").click()
     page.get_by_text("1 of 2 decided").wait_for()
-    (decision,) = read_review(tmp_path / "ann.jsonl")
+    (decision,) = read_review(folder / "ann.jsonl")
     assert (decision.photo_id, decision.reviewer, decision.verdict) == ("p1", "ann", "accept")
     assert decision.labels == {1: (False, True, False)}
     assert decision.boxes == {"region 1": [100, 200, 300, 400]}
@@ -199,11 +197,11 @@ def test_a_rollout_is_chosen_and_stepped_through_in_the_browser(open_notebook):
     page.close()
 
 
-def test_an_executed_notebook_shows_every_turn_without_a_front_end(browser, notebook, environment, monkeypatch):
+def test_an_executed_notebook_shows_every_turn_without_a_front_end(browser, folder, environment, tmp_path, monkeypatch):
     for name, value in (environment | {"REVERSE_NO_FRONT_END": "1"}).items():
         monkeypatch.setenv(name, value)
-    path = notebook.with_name("executed.ipynb")
-    papermill.execute_notebook(notebook, path, cwd=notebook.parent, progress_bar=False, execution_timeout=PATIENCE_S)
+    given, path = folder / "review.ipynb", tmp_path / "executed.ipynb"
+    papermill.execute_notebook(given, path, cwd=tmp_path, progress_bar=False, execution_timeout=PATIENCE_S)
     (output,) = nbformat.read(path, as_version=4).cells[1].outputs
     assert set(output.data) == {"text/html", "text/plain"}  # no widget that nobody would draw
     page = browser.new_page(viewport={"width": 1200, "height": 1000})

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reverse_lib.search import (
+    BlockList,
     SearchAnswer,
     SearchBackend,
     SearchResult,
@@ -14,7 +15,7 @@ from reverse_lib.search import (
     normalise_query,
     query_similarity,
 )
-from reverse_lib.search.results import BlockList, query_tokens
+from reverse_lib.search.results import query_words
 
 LEAKING = [
     "https://www.flickr.com/photos/someone/123",
@@ -146,7 +147,7 @@ def test_similarity_is_the_share_of_common_words():
     assert query_similarity("Valencia", "Valencia Spain") == 0.5
     assert query_similarity("Valencia", "Mannheim") == 0.0
     assert query_similarity("", "") == 0.0
-    assert query_tokens("a b a") == {"a", "b"}
+    assert query_words("a b a") == {"a", "b"}
 
 
 def test_a_backend_is_recognised_by_its_methods():

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from reverse_lib.environment import TINY
+from reverse_lib.environment import TINY, Reply
 from reverse_lib.models import load_agent
-from reverse_lib.world.base import pretrain, skill_measures, skills
+from reverse_lib.world.base import __main__ as command
+from reverse_lib.world.base import drills as skills
+from reverse_lib.world.base import recipe as skill_measures
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ class Parrot:
 
     def __call__(self, conversations):
         assert all(message["role"] != "assistant" for message in conversations[0][-1:])
-        return ["" if self.forget(text) else text for text in self.true]
+        return [Reply("" if self.forget(text) else text) for text in self.true]
 
 
 def test_who_answers_every_drill_has_every_skill(pool, monkeypatch):
@@ -73,8 +75,8 @@ def test_the_command_measured_every_goal_on_the_base_that_is_shipped_and_the_car
 
 
 def test_skills_are_measured_by_a_flag_and_a_folder_without_a_model_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain, "measure_base", lambda agent: {"read": agent.interface.photo_px[0]})
-    shown = CliRunner().invoke(pretrain.main, ["--measure", "data/models/base"])
+    monkeypatch.setattr(command, "measure_base", lambda agent: {"read": agent.interface.photo_px[0]})
+    shown = CliRunner().invoke(command.main, ["--measure", "data/models/base"])
     assert json.loads(shown.stdout) == {"read": TINY.photo_px[0]}
-    failed = CliRunner().invoke(pretrain.main, ["--measure", str(tmp_path / "none")])
+    failed = CliRunner().invoke(command.main, ["--measure", str(tmp_path / "none")])
     assert failed.exit_code == 1 and str(tmp_path / "none") in failed.output

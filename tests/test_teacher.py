@@ -11,8 +11,9 @@ from reverse_lib.profiles import Budgets
 from reverse_lib.search import SearchAnswer, SearchResult, ServiceError
 from reverse_lib.trajectory import load_trajectories, save_trajectories
 from reverse_lib.world import ScriptedTeacher, in_words
-from reverse_lib.world.gazetteer import load_countries, stream
+from reverse_lib.world.dice import stream
 from reverse_lib.world.pages import states_position
+from reverse_lib.world.places import country_table
 from reverse_lib.world.teacher import WORDINGS, Row, judge, read_results, say
 
 
@@ -50,7 +51,7 @@ def test_it_looks_where_the_truth_is_and_searches_for_what_stands_there(faultles
         seen.add(mark and mark.kind)
         if mark is None:
             assert calls == []
-            country = next(c for c in load_countries() if c.name == photo.place.country)
+            country = next(c for c in country_table().values() if c.name == photo.place.country)
             assert (trajectory.answer.country, trajectory.answer.city) == (country.name, country.city)
             continue
         box = calls[0].arguments["bbox_2d"]

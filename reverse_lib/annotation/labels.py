@@ -96,7 +96,7 @@ def judged(
 
     Args:
         trajectories: Those without a known place are not judged.
-        judge: An agent (conversations -> texts), such as a `models.Endpoint`, which is then asked without tools.
+        judge: An agent as `environment.rollout` takes it, such as a `models.Endpoint`, then asked without tools.
         file: A `.jsonl` file that keeps each verdict at once; what it holds is not asked again.
         only: The searches to judge, as keys of `Labels`; all when None.
         in_a_row: So many refusals of the endpoint in a row stop the run.
@@ -281,10 +281,11 @@ def _verdict(judge: Callable, question: str, n: int) -> list[int] | None:
         {"role": role, "content": [text_block(text)]} for role, text in (("system", JUDGE_PROMPT), ("user", question))
     ]
     for _ in range(2):
-        (text,) = judge([messages])
+        (reply,) = judge([messages])
+        text = reply if isinstance(reply, str) else reply.text
         useful = parse_turn(text).useful
         if useful is not None and all(position <= n for position in useful):
             return useful
         again = {"role": "user", "content": [text_block(AGAIN.format(n=n))]}
-        messages = [*messages, assistant_message(str(text)), again]
+        messages = [*messages, assistant_message(text), again]
     return None

@@ -16,12 +16,9 @@ from dataclasses import dataclass, field
 
 from reverse_lib.environment import TINY, UNREADABLE, AgentError, AgentRefused, Interface, Rollout, rollout
 from reverse_lib.photos import Photo, PhotoError
-from reverse_lib.profiles import Budgets
+from reverse_lib.profiles import TEACHER_BUDGETS
 from reverse_lib.search import SearchBackend
 from reverse_lib.trajectory import Journal, Trajectory
-
-TEACHER_BUDGETS = Budgets(nudges=5)
-"""The paper's: a turn that neither calls nor answers is told so, five times at most."""
 
 
 class AnnotationStopped(RuntimeError):
@@ -91,7 +88,7 @@ def annotate(
     in_a_row: int = 5,
     progress: Callable[[int], object] = lambda n: None,
 ) -> Annotation:
-    """Lets a teacher work on photos, within TEACHER_BUDGETS, and keeps each trajectory as soon as it ends.
+    """Lets a teacher work on photos, within `profiles.TEACHER_BUDGETS`, and keeps each trajectory as soon as it ends.
 
     Args:
         teacher: An agent as `environment.rollout` takes it.

@@ -5,7 +5,7 @@ An agent is called with conversations and writes the next turn of each; `environ
 load_named          an agent by the name a user gives: a folder, a Hugging Face id, "openai:MODEL" (SERVER) on a server
 ModelError          the name stands for nothing that can be used
 load_agent, Agent   a checkpoint as an agent
-Endpoint            any OpenAI-compatible chat server as an agent, set up by an EndpointConfig or from_environment
+Endpoint            any OpenAI-compatible chat server as an agent; from_environment makes one
 load_model          a checkpoint's model, for training; with its load_processor and load_interface
 save_checkpoint     a folder with all three
 ImageOnlyProcessor  Qwen3-VL's processor where torchvision is missing
@@ -20,7 +20,6 @@ from reverse_lib.models.checkpoint import (
     ImageOnlyProcessor,
     ModelError,
     decode_turn,
-    known_warnings_silenced,
     load_agent,
     load_interface,
     load_model,
@@ -30,4 +29,4 @@ from reverse_lib.models.checkpoint import (
     save_checkpoint,
 )
 from reverse_lib.models.cpu import pictures_remembered, quicken, right_padded, set_threads
-from reverse_lib.models.endpoint import Endpoint, EndpointConfig, from_environment
+from reverse_lib.models.endpoint import Endpoint, from_environment

@@ -15,7 +15,6 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,12 +184,12 @@ class Agent:
         never = placeholder_ids(self.processor)
         ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, suppress_tokens=never, **sampling)
         self.model.train(was_training)
-        written = ids[:, inputs["input_ids"].shape[1] :].tolist()  # (B, T)
-        tokenizer = self.processor.tokenizer
-        turns = [
-            row[: row.index(tokenizer.eos_token_id) + 1] if tokenizer.eos_token_id in row else row for row in written
-        ]
-        return [Reply(decode_turn(tokenizer, turn), tuple(turn)) for turn in turns]
+        tokenizer, replies = self.processor.tokenizer, []
+        for turn in ids[:, inputs["input_ids"].shape[1] :].tolist():
+            if tokenizer.eos_token_id in turn:
+                turn = turn[: turn.index(tokenizer.eos_token_id) + 1]
+            replies.append(Reply(decode_turn(tokenizer, turn), tuple(turn)))
+        return replies
 
 
 def encode(processor, conversations: Sequence[list[dict]], tools: Sequence[str] = TOOLS):
@@ -241,7 +240,7 @@ def load_named(model: str, tools: Sequence[str], calling: str = "native", say: C
     Args:
         model: A folder, a model id, or "openai:" and the name of a model on the server in OPENAI_BASE_URL.
         tools: Names of the tools its prompt lists.
-        calling: How a model on a server is to call tools, one of `endpoint.CALLING`.
+        calling: How a model on a server is to call tools, one of `profiles.CALLING`.
         say: Called with what a user should know besides, such as what is sent to a server.
 
     Raises:
@@ -303,12 +302,3 @@ def _quiet() -> None:
         disable_progress_bars()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-
-
-@contextmanager
-def known_warnings_silenced():
-    """Drop two warnings that no user of ours can act on: a renamed option, and TRL's note on environments."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*is deprecated", category=FutureWarning)
-        warnings.filterwarnings("ignore", message=".*environment_factory.*experimental", category=UserWarning)
-        yield

@@ -1,210 +1,120 @@
-"""Any OpenAI-compatible chat server as an agent: a teacher, a policy to evaluate, or a judge.
+"""Any OpenAI-compatible chat server as an agent: to annotate, to be evaluated, or to judge.
+
+endpoint = from_environment()                   # OPENAI_BASE_URL, OPENAI_MODEL, OPENAI_API_KEY
+frame = evaluate(endpoint, photos, search, endpoint.interface)
 
 It is asked with the same prompts, tools and budgets as a checkpoint of ours, and its text is read by the same grammar.
-What differs from the paper's code: a service that fails is an error, never a turn of the model; limits are kept rather
-than run into; tokens and cost are counted; and the key, which comes from the environment, is shown nowhere.
+A reply is never mended: what breaks the grammar stays broken and is the model's error. The reasoning that a service
+returns beside the text becomes the think part where the text has none. What differs from the paper's code: a service
+that fails is an error, never a turn; limits are kept rather than run into; tokens and cost are counted; and the key,
+which comes from the environment, is shown nowhere. What may be gone in a moment the openai library asks again, after
+growing pauses or when the server says (within two minutes); to it belongs a reply of status 200 that is none.
 
-    endpoint = from_environment()                   # OPENAI_BASE_URL, OPENAI_MODEL, OPENAI_API_KEY
-    frame = evaluate(endpoint, photos, search, endpoint.interface)
+Three ways of calling tools (`EndpointConfig.calling`), so that any server can be asked:
+
+- "native": tools are offered in the request, and calls come back as structures. For commercial APIs.
+- "prompt": tools are listed in the system prompt, and calls come back in the text. For servers without tool calls.
+- "template": the server's chat template lists the tools, and everything else is text. For a checkpoint of ours behind
+  vLLM or SGLang, which then reads what it was trained on.
 
 The photo and its regions leave this machine, as pixels without metadata; so does what the agent wrote and found.
 """
 
+import base64
 import copy
-import email.utils
+import functools
+import io
+import json
+import re
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import openai
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from transformers.utils import get_json_schema
 
-from reverse_lib.environment import FULL, AgentError, AgentRefused, Interface, Reply, one_line
-from reverse_lib.models.wire import CALLING, Pictures, Written, join_chunks, read_reply, request
-from reverse_lib.profiles import variable
-from reverse_lib.trajectory import TOOLS
+from reverse_lib.environment import (
+    FULL,
+    UNREADABLE,
+    AgentError,
+    AgentRefused,
+    Interface,
+    Reply,
+    one_line,
+    tool_functions,
+)
+from reverse_lib.profiles import EndpointConfig, variable
+from reverse_lib.trajectory import TOOLS, parse_turn
 
 OPENAI_URL = "https://api.openai.com/v1"
-_WINDOW_S = 60.0
-_RETRIED = {408, 409, 425, 429}  # and everything from 500
-_REFUSED = {400, 413, 422}
-_IMAGE_TOKENS = 1000  # a guess for the limit of tokens, corrected by what the reply says
-
-
-class _Passing(Exception):
-    """A failure that may be gone in a moment."""
-
-
-@dataclass(frozen=True)
-class EndpointConfig:
-    """Which endpoint, how it is asked, and how hard."""
-
-    base_url: str  # such as "http://localhost:8000/v1"
-    model: str
-    key_env: str = "OPENAI_API_KEY"  # NAME of the environment variable with the key; "" where none is needed
-    calling: str = "native"  # how tools are called, one of wire.CALLING
-    stream: bool = False  # replies in pieces: a slow one is not taken for a silent one
-    concurrency: int = 8  # conversations at a time
-    requests_per_min: int = 0  # at most; 0 for no limit
-    tokens_per_min: int = 0  # read and written, at most; 0 for no limit
-    timeout_s: float = 180  # longest silence of the server
-    retries: int = 5  # of one request, after its first attempt
-    longest_wait_s: float = 120  # before an attempt; a server that asks for more stops the run
-    max_tokens: int = 2048  # of one turn; 0 leaves it to the server
-    temperature: float | None = 0.7  # None leaves it to the server
-    price_in: float = 0.0  # per million tokens read, in any currency
-    price_out: float = 0.0  # per million tokens written
-    image_px: int = 2048  # longest side of a picture sent
-    image_format: str = "JPEG"  # or "PNG"
-    reasoning_field: str = ""  # where the server wants earlier reasoning back, such as "reasoning_content"
-    extra: Mapping[str, Any] = field(default_factory=dict)  # more fields for each request: {"reasoning_effort": "low"}
-
-    def __post_init__(self):
-        if not self.model:
-            raise ValueError("EndpointConfig.model is empty; name a model, or set OPENAI_MODEL")
-        if httpx.URL(self.base_url).scheme not in ("http", "https"):
-            raise ValueError(f"EndpointConfig.base_url={self.base_url!r}: give an http(s) address that ends in /v1")
-        for name, known in (("calling", CALLING), ("image_format", ("JPEG", "PNG"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"EndpointConfig.{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
-        for item in fields(self):
-            value, least = getattr(self, item.name), {"concurrency": 1, "image_px": 32}.get(item.name, 0)
-            if item.type in (int, float) and not value >= least:
-                raise ValueError(f"EndpointConfig.{item.name}={value!r}: give a number of at least {least}")
-        if not self.timeout_s:
-            raise ValueError("EndpointConfig.timeout_s=0: give the seconds after which a silent server has failed")
-
-
-@dataclass
-class Usage:
-    """What was asked and what it cost."""
-
-    requests: int = 0  # that were answered
-    retries: int = 0  # attempts that failed
-    tokens_in: int = 0
-    tokens_out: int = 0
-    uncounted: int = 0  # replies whose tokens the server did not count; they are in no sum
-    cost: float = 0.0  # by the prices of the configuration
-    seconds: float = 0.0  # between asking and being answered, added up over requests
-
-    def add(self, other: "Usage") -> None:
-        """Counts another one in."""
-        for item in fields(self):
-            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
-
-    def to_dict(self) -> dict[str, float]:
-        """Plain JSON types."""
-        return asdict(self)
-
-
-class Quota:
-    """At most so many requests and tokens within any 60 s; who would exceed it waits.
-
-    Args:
-        requests: A minute; 0 for no limit.
-        tokens: A minute; 0 for no limit. A request larger than that goes when nothing else went for a minute.
-        clock: Seconds, monotonic.
-        sleep: Waits for so many seconds.
-    """
-
-    def __init__(self, requests: int, tokens: int, clock: Callable[[], float], sleep: Callable[[float], object]):
-        self._requests, self._tokens, self._clock, self._sleep = requests, tokens, clock, sleep
-        self._sent: deque[list[float]] = deque()  # time and tokens of each request of the last minute
-        self._held_until = clock()
-        self._lock = threading.Lock()
-
-    def take(self, tokens: float) -> list[float]:
-        """Waits until a request of about so many tokens may go; returns its entry, for `settle`."""
-        while True:
-            with self._lock:
-                wait_s = self._wait_s(tokens)
-                if wait_s <= 0:
-                    entry = [self._clock(), tokens]
-                    self._sent.append(entry)
-                    return entry
-            self._sleep(wait_s)
-
-    def settle(self, entry: list[float], tokens: float) -> None:
-        """Says how many tokens it was in fact."""
-        with self._lock:
-            entry[1] = tokens
-
-    def hold(self, seconds: float) -> None:
-        """No request goes for so long."""
-        with self._lock:
-            self._held_until = max(self._held_until, self._clock() + seconds)
-
-    def _wait_s(self, tokens: float) -> float:
-        now = self._clock()
-        while self._sent and self._sent[0][0] <= now - _WINDOW_S:
-            self._sent.popleft()
-        spent = sum(entry[1] for entry in self._sent)
-        too_many = self._requests and len(self._sent) >= self._requests
-        too_much = self._tokens and self._sent and spent + tokens > self._tokens
-        full_s = self._sent[0][0] + _WINDOW_S - now if too_many or too_much else 0.0
-        return max(full_s, self._held_until - now)
+NATIVE_NOTE = (
+    "Make a tool call with the function calls you are offered, one a turn, instead of writing <tool_call>; "
+    "write <think>, <useful> and <answer> in your text."
+)
+LISTED_NOTE = "The tools you have, a JSON schema each:"
+IMAGE_FOLLOWS = "The picture is in the next message."
+_REFUSED = (400, 413, 422)
+_PASSING = (408, 409, 429)  # and everything from 500; the library asks these again
+_TAG = re.compile(r"<(?=/?(?:think|useful|tool_call|answer)>)")
+_PART = re.compile(r"<(?:useful|tool_call|answer)>")
 
 
 class Endpoint:
-    """An agent for `environment.rollout` and `evaluation.evaluate` that asks a chat server.
+    """An agent for `environment.rollout` that asks a chat server.
 
     Args:
         config: Which server and how.
         interface: How the world is shown to it.
         tools: Names of the tools its prompt offers.
-        clock: Seconds, monotonic.
-        sleep: Waits for so many seconds.
 
     Attributes:
         name: The model's.
         concurrency: Conversations at a time; `rollout` then lets each go its own pace.
-        usage: The sum over all requests so far.
+        usage: Sums over all requests so far: requests that were answered, retries (attempts that failed), tokens_in,
+            tokens_out, uncounted (replies whose tokens the server did not count; they are in no sum), and cost, by the
+            prices of the configuration.
 
     Raises:
         ValueError: The key is not set.
     """
 
-    def __init__(
-        self,
-        config: EndpointConfig,
-        interface: Interface = FULL,
-        tools: Sequence[str] = TOOLS,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
-    ):
+    def __init__(self, config: EndpointConfig, interface: Interface = FULL, tools: Sequence[str] = TOOLS):
+        key = variable(config.key_env) if config.key_env else "none"
+        if not key:
+            raise ValueError(f"{config.model}: no key; set the environment variable {config.key_env}, or key_env=''")
         self.config, self.interface, self.tools = config, interface, tuple(tools)
-        self.name, self.concurrency, self.usage = config.model, config.concurrency, Usage()
-        self._pictures = Pictures(config.image_px, config.image_format)
-        self._clock, self._lock = clock, threading.Lock()
-        self._quota = Quota(config.requests_per_min, config.tokens_per_min, clock, sleep)
-        self._slots = threading.BoundedSemaphore(config.concurrency)
-        self._client, self._without_key = _client(config)
-        self._retrying = Retrying(
-            stop=stop_after_attempt(config.retries + 1),
-            wait=wait_random_exponential(multiplier=min(1, config.longest_wait_s), max=config.longest_wait_s),
-            retry=retry_if_exception_type(_Passing),
-            sleep=sleep,
-            reraise=True,
+        self.name, self.concurrency, self.usage = config.model, config.concurrency, Counter()
+        self._lock, self._pace = threading.Lock(), _Pace(config.requests_per_min, config.tokens_per_min)
+        # `concurrency` bounds the connections; waiting for one of a pool would count as the server's silence
+        http = httpx.Client(
+            timeout=config.timeout_s,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=config.concurrency),
+            event_hooks={"request": [lambda request: self._pace.wait()], "response": [_complete]},
+        )
+        self._client = openai.OpenAI(
+            base_url=config.base_url,
+            api_key=key,
+            max_retries=config.retries,
+            timeout=config.timeout_s,
+            http_client=http,
         )
 
     def __repr__(self) -> str:
         return f"Endpoint({self.name!r} at {self.config.base_url})"
 
-    def __call__(self, conversations: Sequence[Sequence[Mapping]]) -> list[str]:
-        """The next turn of each conversation, in their order; as many at a time as may be.
+    def __call__(self, conversations: Sequence[Sequence[Mapping]]) -> list[Reply]:
+        """The next turn of each conversation, in their order, with its `usage`; as many at a time as may be.
 
         Raises:
             AgentError: The endpoint kept failing, or refuses a conversation; names the model, the address and why.
         """
-        if len(conversations) == 1:
-            return [self.respond(conversations[0])]
         with ThreadPoolExecutor(self.concurrency) as pool:
-            return list(pool.map(self.respond, conversations))
+            return list(pool.map(self._respond, conversations))
 
     def without_tools(self) -> "Endpoint":
         """The same endpoint, with the same limits and the same account, whose prompt offers no tools."""
@@ -212,93 +122,77 @@ class Endpoint:
         twin.tools = ()
         return twin
 
-    def respond(self, messages: Sequence[Mapping]) -> Reply:
+    def _respond(self, messages: Sequence[Mapping]) -> Reply:
         """The next turn of one conversation; errors as in a call."""
-        body, used, failure = self._body(messages), Usage(), None
-        started = self._clock()
+        config, body = self.config, request(messages, self.tools, self.config)
         try:
-            written = self._retrying(self._attempt, body, used)
-        except _Passing as passing:
-            failure = self._error(f"{passing}, {self.config.retries + 1} attempts in a row")
-        finally:
-            used.seconds = self._clock() - started
+            answered = self._client.chat.completions.with_raw_response.create(**body)
+        except openai.APIError as error:
+            attempts = int(error.request.headers["x-stainless-retry-count"]) + 1
             with self._lock:
-                self.usage.add(used)
-        if failure:
-            raise failure
-        if written.finish == "content_filter":
+                self.usage["retries"] += attempts
+            raise self._failure(error, attempts) from None  # the library's error holds the request, and so the key
+        completion: Completion = answered.http_response.extensions["completion"]
+        read, written = completion.tokens or (0, 0)
+        self._pace.spent(read + written)
+        usage = {"requests": 1, "retries": answered.retries_taken, "tokens_in": read, "tokens_out": written}
+        usage |= {"uncounted": int(completion.tokens is None)}
+        usage |= {"cost": (read * config.price_in + written * config.price_out) / 1e6}
+        with self._lock:
+            self.usage.update(usage)
+        if completion.finish == "content_filter":
             raise self._error("its content filter withholds the reply", AgentRefused)
-        return Reply(written.text(), seconds=used.seconds, usage=used.to_dict())
+        return Reply(completion.text, usage=usage)
 
-    def _attempt(self, body: dict[str, Any], used: Usage) -> Written:
-        """One request. Failures are raised outside their handlers, since the library's errors hold the request."""
-        written = failure = None
-        with self._slots:
-            entry = self._quota.take(_estimate(body))
-            try:
-                written = self._send(body)
-            except openai.APIStatusError as error:
-                failure = self._status_failure(error)
-            except openai.APITimeoutError:
-                failure = _Passing(f"no answer within {self.config.timeout_s:g} s")
-            except (openai.APIConnectionError, httpx.HTTPError):
-                failure = _Passing("the connection failed or was cut")
-            except openai.APIError as error:
-                failure = _Passing(f"the service reports an error{self._said(error)}")
-            except ValueError as error:  # broken JSON, or another shape than documented
-                failure = _Passing(f"the reply can't be read ({type(error).__name__})")
-        if failure:
-            used.retries += 1
-            raise failure
-        self._count(used, entry, written)
-        return written
-
-    def _send(self, body: dict[str, Any]) -> Written:
-        options = {"stream_options": {"include_usage": True}} if self.config.stream else {}
-        made = self._client.chat.completions.create(
-            model=self.config.model, stream=self.config.stream, extra_body=dict(self.config.extra), **options, **body
-        )
-        if self.config.stream:
-            with made:
-                return read_reply(join_chunks(_plain(chunk) for chunk in made))
-        return read_reply(_plain(made))
-
-    def _body(self, messages: Sequence[Mapping]) -> dict[str, Any]:
-        config = self.config
-        body = request(messages, self.tools, config.calling, self._pictures, config.reasoning_field)
-        limits = {"max_tokens": config.max_tokens or None, "temperature": config.temperature}
-        return body | {name: value for name, value in limits.items() if value is not None}
-
-    def _count(self, used: Usage, entry: list[float], written: Written) -> None:
-        used.requests += 1
-        if written.tokens_in is None or written.tokens_out is None:
-            used.uncounted += 1
-            return
-        used.tokens_in, used.tokens_out = written.tokens_in, written.tokens_out
-        used.cost = (used.tokens_in * self.config.price_in + used.tokens_out * self.config.price_out) / 1e6
-        self._quota.settle(entry, used.tokens_in + used.tokens_out)
-
-    def _status_failure(self, error) -> Exception:
-        """What a status other than 200 means, with what the service says about it."""
-        status, said = error.status_code, self._said(error)
+    def _failure(self, error: openai.APIError, attempts: int) -> AgentError:
+        """What an error of the library means, with what the service says about it."""
+        tried = f"{attempts} attempts in a row"
+        if isinstance(error, openai.APITimeoutError):
+            return self._error(f"no answer within {self.config.timeout_s:g} s, {tried}")
+        if not isinstance(error, openai.APIStatusError):
+            none = isinstance(error.__cause__, _NoCompletion)
+            return self._error(f"{error.__cause__ if none else 'the connection failed or was cut'}, {tried}")
+        status, said = error.status_code, error.body.get("message") if isinstance(error.body, dict) else None
+        said = f" ({said})" if isinstance(said, str) and said else ""
         if status in _REFUSED:
             return self._error(f"HTTP {status}, this conversation is refused{said}", AgentRefused)
-        if (status not in _RETRIED and status < 500) or error.code == "insufficient_quota":
-            key = self.config.key_env or "none is sent"
-            return self._error(f"HTTP {status}{said}; check address, model, account and the key ({key})")
-        wait_s = _retry_after_s(error.response.headers)
-        if wait_s > self.config.longest_wait_s:
-            return self._error(f"HTTP {status}, asks to wait {wait_s:,.0f} s{said}; go on later")
-        self._quota.hold(wait_s)
-        return _Passing(f"HTTP {status}{said}")
-
-    def _said(self, error) -> str:
-        """The service's own words, short, on one line and without the key."""
-        message = error.body.get("message") if isinstance(error.body, dict) else None
-        return f" ({self._without_key(one_line(message))[:200]})" if isinstance(message, str) and message else ""
+        if status in _PASSING or status >= 500:
+            wait = error.response.headers.get("retry-after")
+            later = f"; it asks to wait (Retry-After: {wait}), go on later" if wait else ""
+            return self._error(f"HTTP {status}{said}, {tried}{later}")
+        key = self.config.key_env or "none is sent"
+        return self._error(f"HTTP {status}{said}; check address, model, account and the key ({key})")
 
     def _error(self, why: str, kind: type[AgentError] = AgentError) -> AgentError:
-        return kind(f"{self.name} at {self.config.base_url}: {why}")
+        """In one line, short and without the key, whatever the service said."""
+        why = why.replace(self._client.api_key, "…") if self.config.key_env else why
+        return kind(f"{self.name} at {self.config.base_url}: {one_line(why)[:400]}")
+
+
+class _Pace:
+    """Spreads requests and tokens evenly over time, so that no more than so many go a minute.
+
+    Args:
+        requests: A minute; 0 for no limit.
+        tokens: A minute, read and written; 0 for no limit. Known only afterwards: who comes after a long one waits.
+    """
+
+    def __init__(self, requests: int, tokens: int):
+        self._request_s, self._token_s = 60 / requests if requests else 0.0, 60 / tokens if tokens else 0.0
+        self._lock = threading.Lock()
+        self._next_request = self._tokens_paid = time.monotonic()
+
+    def wait(self) -> None:
+        """Waits until a request may go."""
+        with self._lock:
+            start = max(time.monotonic(), self._next_request, self._tokens_paid)
+            self._next_request = start + self._request_s
+        time.sleep(max(0.0, start - time.monotonic()))
+
+    def spent(self, tokens: int) -> None:
+        """Takes in what a request has used."""
+        with self._lock:
+            self._tokens_paid = max(time.monotonic(), self._tokens_paid) + tokens * self._token_s
 
 
 def from_environment(interface: Interface = FULL, tools: Sequence[str] = TOOLS, **settings) -> Endpoint:
@@ -316,53 +210,203 @@ def from_environment(interface: Interface = FULL, tools: Sequence[str] = TOOLS, 
     return Endpoint(EndpointConfig(**named | settings), interface, tools)
 
 
-def _client(config: EndpointConfig):
-    """The library's client, and a function that takes the key out of a text; neither shows the key."""
-    key = variable(config.key_env) if config.key_env else ""
-    if config.key_env and not key:
-        raise ValueError(f"{config.model}: no key; set the environment variable {config.key_env}, or key_env=''")
+@dataclass(frozen=True)
+class Completion:
+    """What a reply holds.
 
-    def signed(call: httpx.Request) -> httpx.Request:  # so that nothing but the request itself holds the key
-        if key:
-            call.headers["Authorization"] = f"Bearer {key}"
-        return call
+    Attributes:
+        text: The turn in our grammar, as far as the model kept to it.
+        finish: Why it ended.
+        tokens: Read and written; None where the server did not count them.
+    """
 
-    # Endpoint._slots bounds the connections; waiting for one of a pool would count as the server's silence
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=config.concurrency)
-    http = httpx.Client(auth=signed, timeout=config.timeout_s, limits=limits)
-    client = openai.OpenAI(
-        base_url=config.base_url,
-        api_key="none",
-        admin_api_key="",
-        webhook_secret="",
-        timeout=config.timeout_s,
-        max_retries=0,
-        http_client=http,
-    )
-    return client, lambda text: text.replace(key, "…") if key else text
+    text: str
+    finish: str
+    tokens: tuple[int, int] | None
 
 
-def _plain(made) -> dict[str, Any]:
-    """A reply of the library, or a piece of one, as it came."""
-    if not isinstance(made, openai.BaseModel):
-        raise ValueError("no JSON object")
-    return made.to_dict(warnings=False)
+class _NoCompletion(httpx.TransportError):
+    """A reply of status 200 that is none; to the library a failed connection, after which it asks again."""
 
 
-def _estimate(body: Mapping[str, Any]) -> float:
-    """About how many tokens a request will use: four characters each, a guess a picture, and all it may write."""
-    total = float(body.get("max_tokens", 0))
-    for message in body["messages"]:
-        content = message["content"]
-        for block in [{"text": content}] if isinstance(content, str) else content:
-            total += len(block["text"]) / 4 if "text" in block else _IMAGE_TOKENS
-    return total
+def _complete(response: httpx.Response) -> None:
+    """Reads a reply to its end, and leaves it with the response as `completion`."""
+    if not response.is_success:
+        return
+    response.read()
+    try:
+        if response.headers.get("content-type", "").startswith("text/event-stream"):
+            lines = (line.removeprefix("data:").strip() for line in response.iter_lines() if line.startswith("data:"))
+            chunks = [json.loads(line) for line in lines if line != "[DONE]"]
+        else:
+            chunks = [response.json()]
+        response.extensions["completion"] = read_completion(chunks)
+    except ValueError as error:
+        raise _NoCompletion(f"the reply can't be read ({error})", request=response.request) from None
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """How long a server asks to be left alone, in seconds or until a date; 0 where it says nothing readable."""
-    text = headers.get("retry-after", "").strip()
-    if text.replace(".", "", 1).isdecimal():
-        return float(text)
-    date = email.utils.parsedate_tz(text) if text else None
-    return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else 0.0
+def read_completion(chunks: Iterable[Mapping[str, Any]]) -> Completion:
+    """A reply in one piece or, streamed, in many; of its choices the first.
+
+    Raises:
+        ValueError: It has another shape than the API documents, is no whole one, or says that the service failed.
+    """
+    content, reasoning, finish, usage = "", "", "", {}
+    calls: dict[int, list[str]] = {}  # name and arguments
+    try:
+        for chunk in chunks:
+            if chunk.get("error"):
+                raise ValueError(f"the service reports an error: {chunk['error'].get('message')}")
+            usage = chunk.get("usage") or usage
+            for choice in (chunk.get("choices") or ())[:1]:
+                finish, piece = (
+                    choice.get("finish_reason") or finish,
+                    choice.get("delta") or choice.get("message") or {},
+                )
+                content += piece.get("content") or ""
+                reasoning += piece.get("reasoning_content") or piece.get("reasoning") or ""
+                for place, call in enumerate(piece.get("tool_calls") or ()):
+                    parts = calls.setdefault(call.get("index", place), ["", ""])
+                    for i, key in enumerate(("name", "arguments")):
+                        parts[i] += call["function"].get(key) or ""
+        tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        text = turn_text(content, reasoning, list(calls.values()))
+    except (LookupError, TypeError, AttributeError):
+        raise ValueError("it has another shape than a chat completion") from None
+    if finish in ("", "error"):
+        raise ValueError("it was cut before its end")
+    return Completion(text, finish, tokens if all(isinstance(n, int) and n >= 0 for n in tokens) else None)
+
+
+def turn_text(content: str, reasoning: str = "", calls: Sequence[tuple[str, str]] = ()) -> str:
+    """A reply as a turn in our grammar.
+
+    Args:
+        content: What the model wrote.
+        reasoning: What it thought, where the service keeps that apart.
+        calls: Name and arguments of its native calls, as written.
+
+    Raises:
+        TypeError: One of them is no text.
+    """
+    text, think = content, [reasoning.strip()]
+    if "</think>" in content:  # some servers leave out the opening tag, which their template writes
+        text, think = content if "<think>" in content else f"<think>{content}", []
+    elif calls:
+        part = _PART.search(content)
+        prose, text = (content[: part.start()], content[part.start() :]) if part else (content, "")
+        think.append(prose.strip())
+    thought = _TAG.sub("‹", "\n".join(filter(None, think)))
+    turn = f"<think>{thought}</think>" + text if thought else text
+    for name, arguments in calls:  # arguments that are no JSON stay what they are
+        safe = _TAG.sub(r"\\u003c", arguments) or "{}"  # a tag in an argument ends nothing; to JSON it is the same text
+        turn += f'<tool_call>{{"name": {json.dumps(name)}, "arguments": {safe}}}</tool_call>'
+    return turn
+
+
+def request(messages: Sequence[Mapping], tools: Sequence[str], config: EndpointConfig) -> dict[str, Any]:
+    """A conversation as the arguments of a chat request.
+
+    Args:
+        messages: As `environment.rollout` hands them to an agent.
+        tools: Names of the tools offered; none for answering without.
+        config: How the server is asked.
+    """
+    sent: list[dict] = []
+    for message, following in zip(messages, [*messages[1:], {}], strict=True):
+        blocks, role = _blocks(message["content"], config), message["role"]
+        called = following.get("role") == "tool" and following.get("name") != UNREADABLE
+        if role == "system":
+            sent.append({"role": role, "content": "\n\n".join([_text(blocks), *_notes(tools, config.calling)])})
+        elif role == "assistant" and config.calling == "native" and called:
+            sent.append(_native_turn(_text(blocks), len(sent), config.reasoning_field))
+        elif role == "assistant":
+            sent.append({"role": role, "content": _text(blocks)})
+        elif role == "tool" and (config.calling == "template" or message.get("name") != UNREADABLE):
+            sent += _tool_result(blocks, config.calling, sent[-1])
+        else:
+            sent.append({"role": "user", "content": blocks})
+    offered = schemas(tuple(tools), returns=config.calling == "template") if config.calling != "prompt" else []
+    fields = {
+        "model": config.model,
+        "messages": sent,
+        "tools": offered or None,
+        "tool_choice": "none" if offered and config.calling == "template" else None,
+        "max_tokens": config.max_tokens or None,
+        "temperature": config.temperature,
+        "stream": config.stream or None,
+        "stream_options": {"include_usage": True} if config.stream else None,
+        "extra_body": dict(config.extra),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+@functools.cache
+def schemas(tools: tuple[str, ...], returns: bool = False) -> list[dict]:
+    """The tools as JSON schemas, as chat templates are given them.
+
+    Args:
+        tools: Names.
+        returns: Whether each says what it returns, which chat templates print and chat APIs don't know.
+    """
+    described = [get_json_schema(function) for function in tool_functions(tools)]
+    for schema in described if not returns else ():
+        schema["function"].pop("return", None)
+    return described
+
+
+def _notes(tools: Sequence[str], calling: str) -> list[str]:
+    """What the system prompt adds about the way of calling."""
+    if not tools or calling == "template":
+        return []
+    if calling == "native":
+        return [NATIVE_NOTE]
+    return ["\n".join([LISTED_NOTE, *(json.dumps(schema["function"]) for schema in schemas(tuple(tools)))])]
+
+
+def _native_turn(text: str, number: int, reasoning_field: str) -> dict:
+    """An earlier turn that called a tool, with its call as a structure."""
+    turn, before = parse_turn(text), text.partition("<tool_call>")[0]
+    call = {"name": turn.tool_call.name, "arguments": json.dumps(turn.tool_call.arguments, ensure_ascii=False)}
+    message = {"role": "assistant", "content": before}
+    if reasoning_field and turn.think is not None:
+        message |= {"content": before.partition("</think>")[2], reasoning_field: turn.think}
+    return message | {"tool_calls": [{"id": f"call_{number}", "type": "function", "function": call}]}
+
+
+def _tool_result(blocks: list[dict], calling: str, before: Mapping) -> list[dict]:
+    """What a tool returned; a chat API takes only text from a tool, so a picture follows as the user's."""
+    if calling == "prompt":
+        opening, closing = ({"type": "text", "text": tag} for tag in ("<tool_response>", "</tool_response>"))
+        return [{"role": "user", "content": [opening, *blocks, closing]}]
+    if calling == "template":
+        return [{"role": "tool", "tool_call_id": "call", "content": blocks}]
+    pictures = [block for block in blocks if block["type"] == "image_url"]
+    text = "\n".join(filter(None, [_text(blocks), IMAGE_FOLLOWS if pictures else ""]))
+    result = {"role": "tool", "tool_call_id": before["tool_calls"][0]["id"], "content": text}
+    return [result, {"role": "user", "content": pictures}] if pictures else [result]
+
+
+def _blocks(content: str | Sequence[Mapping], config: EndpointConfig) -> list[dict]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return [
+        {"type": "image_url", "image_url": {"url": _data_url(block["image"], config)}}
+        if block["type"] == "image"
+        else {"type": "text", "text": block["text"]}
+        for block in content
+    ]
+
+
+def _text(blocks: Sequence[Mapping]) -> str:
+    return "\n".join(block["text"] for block in blocks if block["type"] == "text")
+
+
+def _data_url(image, config: EndpointConfig) -> str:
+    """A PIL image as a data URL: nothing but pixels, scaled down to the configuration's size."""
+    clean = image.convert("RGB")
+    clean.thumbnail((config.image_px, config.image_px))
+    clean.info.clear()
+    data = io.BytesIO()
+    clean.save(data, config.image_format, **({"quality": 90} if config.image_format == "JPEG" else {}))
+    return f"data:image/{config.image_format.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"

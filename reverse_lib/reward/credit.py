@@ -27,19 +27,67 @@ of the turn's advantage and the labels':
 
     A'(i, k) = (u(i, k) - mean of u(j, .) over the labelled turns of the others) / (s' + eps)
 
-    advantages = turn_advantages([turn_rewards(breakdown, weights) for breakdown in group], group_size=len(group))
+With credit "turn" labels get their turn's advantage, with "trajectory" all tokens of a rollout share one, GRPO's own.
+
+    advantages([score(trajectory) for trajectory in group], credit="segment")
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from reverse_lib.profiles import Weights
-from reverse_lib.reward.score import PROCESS_RANGE, Breakdown
+from reverse_lib.profiles import PROCESS_RANGE, Weights
+from reverse_lib.reward.score import Breakdown
 
 EPSILON = 1e-4  # added to a standard deviation before dividing by it, as TRL does
 CREDITS = ("segment", "turn", "trajectory")
 SCALES = ("group", "batch", "none")
+
+
+class Advantages(NamedTuple):
+    """Of one rollout: what pushes the tokens of each turn, and what pushes its labels (and the thinking before them).
+
+    Both are (turns,); labels are NaN for a turn whose labels are not pushed by themselves.
+    """
+
+    turns: np.ndarray
+    labels: np.ndarray
+
+
+def advantages(
+    breakdowns: Sequence[Breakdown],
+    credit: str = "segment",
+    weights: Weights | None = None,
+    gamma: float = 1.0,
+    scale: str = "group",
+    group_size: int | None = None,
+) -> list[Advantages]:
+    """The advantages of rollouts, turn by turn.
+
+    Args:
+        breakdowns: Scored with `weights`; the members of a group follow each other.
+        credit: One of CREDITS.
+        weights: The paper's when None.
+        gamma: Discount a turn.
+        scale: Whose standard deviation to divide by, one of SCALES.
+        group_size: Rollouts a group; all are one group when None.
+
+    Raises:
+        ValueError: The credit or the scale is unknown, the rollouts are not whole groups, or a group has one member.
+    """
+    if credit not in CREDITS:
+        raise ValueError(f"credit={credit!r}: choose one of {', '.join(CREDITS)}")
+    size, rewards = group_size or len(breakdowns), [turn_rewards(breakdown, weights) for breakdown in breakdowns]
+    labels = [np.full(len(turns), np.nan) for turns in rewards]
+    if credit == "segment":
+        labels = label_advantages([label_rewards(breakdown, weights) for breakdown in breakdowns], size)
+    if credit == "trajectory":
+        totals = trajectory_advantages([breakdown.total for breakdown in breakdowns], size)
+        turns = [np.full(len(earned), total) for earned, total in zip(rewards, totals, strict=True)]
+    else:
+        turns = turn_advantages(rewards, size, gamma, scale)
+    return [Advantages(*pair) for pair in zip(turns, labels, strict=True)]
 
 
 def turn_rewards(breakdown: Breakdown, weights: Weights | None = None) -> np.ndarray:
@@ -156,48 +204,3 @@ def trajectory_advantages(totals: Sequence[float], group_size: int) -> np.ndarra
     grouped = np.array(totals, float).reshape(-1, group_size)  # (groups, G)
     centred = grouped - grouped.mean(1, keepdims=True)
     return (centred / (grouped.std(1, ddof=1, keepdims=True) + EPSILON)).reshape(-1)
-
-
-def assistant_turns(ids: Sequence[int], mask: Sequence[int]) -> list[list[int]]:
-    """The runs of tokens the model wrote: ids where mask is 1, split where it is 0."""
-    turns: list[list[int]] = []
-    before = 0
-    for token, written in zip(ids, mask, strict=True):
-        if written and not before:
-            turns.append([])
-        if written:
-            turns[-1].append(token)
-        before = written
-    return turns
-
-
-def label_tokens(pieces: Sequence[str]) -> range:
-    """Where in a turn the labels stand, from `<useful>` to `</useful>` after the thinking.
-
-    Args:
-        pieces: The turn's tokens as texts, in which ASCII stands for itself, as in a byte-level vocabulary.
-
-    Returns:
-        Positions in `pieces`; empty where there is no complete tag.
-    """
-    text = "".join(pieces)
-    start = text.find("<useful>", max(text.find("</think>"), 0))
-    end = text.find("</useful>", start) + len("</useful>")
-    if start < 0 or end < len("</useful>"):
-        return range(0)
-    ends = np.cumsum([len(piece) for piece in pieces])  # (tokens,), of characters
-    return range(int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, end)) + 1)
-
-
-def spread(values: Sequence[float], written: Sequence[int], photo_id: str) -> np.ndarray:
-    """A value for each turn -> a value for each token, 0 where the model wrote nothing; (T,).
-
-    Raises:
-        RuntimeError: There are not as many runs of written tokens as values; names the photo.
-    """
-    mask = np.asarray(written, bool)  # (T,)
-    turn = np.cumsum(mask & ~np.concatenate([[False], mask[:-1]]))  # 1 for the first
-    runs = int(turn[-1]) if len(turn) else 0
-    if runs != len(values):
-        raise RuntimeError(f"{photo_id}: the log has {len(values)} turns, the tokens {runs}; they must be the same")
-    return np.where(mask, np.concatenate([[0.0], values])[turn], 0.0)

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reverse_lib.search.cache import SearchCache
-from reverse_lib.search.replay import IMAGE, Call
+from reverse_lib.search.cache import IMAGE, Call, SearchCache
 from reverse_lib.search.results import SearchAnswer, SearchBackend, SearchResult, filter_results
 
 MODES = ("offline", "record", "refresh")

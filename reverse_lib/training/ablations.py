@@ -12,7 +12,6 @@ a long list can be stopped and started again.
 import dataclasses
 import json
 import multiprocessing
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,7 +25,7 @@ from reverse_lib.photos import Photo
 from reverse_lib.profiles import VARIANTS, GrpoConfig, Profile, Variant
 from reverse_lib.search import training_search
 from reverse_lib.training import grpo
-from reverse_lib.trajectory import load_trajectories, save_trajectories
+from reverse_lib.trajectory import atomic_file, load_trajectories, save_trajectories
 
 SETTINGS_FILE = "settings.json"
 
@@ -134,14 +133,12 @@ def ablate(
 
 def _claim(folder: Path, start, photos, test_photos, config: GrpoConfig) -> None:
     """Write down what the runs in a folder have in common, or check it."""
-    folder.mkdir(parents=True, exist_ok=True)
     ids = {"photos": [p.photo_id for p in photos], "test_photos": [p.photo_id for p in test_photos]}
     text = json.dumps({"start": str(start), "config": dataclasses.asdict(config), **ids}, indent=1) + "\n"
     file = folder / SETTINGS_FILE
     if not file.exists():
-        whole = file.with_suffix(f".{os.getpid()}")  # another process sees all of it or nothing
-        whole.write_text(text)
-        whole.replace(file)
+        with atomic_file(file) as partial:  # another process sees all of it or nothing
+            partial.write_text(text)
     elif file.read_text() != text:
         raise ValueError(f"{folder}: holds runs of other settings (see {SETTINGS_FILE}); name another folder")
 

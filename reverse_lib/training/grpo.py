@@ -1,10 +1,10 @@
 """Agentic reinforcement learning: GRPO with process rewards, on TRL's `GRPOTrainer` and `environment.rollout`.
 
 For a photo, G rollouts are sampled and scored by `reward.score`, and every token the model wrote is pushed by an
-advantage: its turn's, with the labels of search results apart (`reward.label_advantages`, the default), its turn's
-(`reward.turn_advantages`), or its rollout's, as in the paper. No KL term, no entropy bonus, as in the paper. What
-differs from the public code, where only accuracy reaches the trainer: the reward that trains is the whole sum (0.6
-accuracy + 0.1 format + 0.3 process), and each component is logged under its own name.
+advantage (`reward.advantages`): its turn's, with the labels of search results apart (the default), its turn's, or its
+rollout's, as in the paper. No KL term, no entropy bonus, as in the paper. What differs from the public code, where only
+accuracy reaches the trainer: the reward that trains is the whole sum (0.6 accuracy + 0.1 format + 0.3 process), and
+each component is logged under its own name.
 
 Rollouts come from the loop in which agents act everywhere else; the trainer is its agent. TRL generates one turn for a
 batch, computes the loss, shards, logs and saves. So turns are read by our strict grammar, on the very tokens that were
@@ -19,6 +19,7 @@ import dataclasses
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -43,33 +44,28 @@ from reverse_lib.environment import (
     Reply,
     Rollout,
     image_block,
+    images_of,
     initial_messages,
     rollout,
     text_block,
     tool_functions,
 )
-from reverse_lib.models import decode_turn, known_warnings_silenced, pictures_remembered, placeholder_ids, right_padded
+from reverse_lib.models import decode_turn, pictures_remembered, placeholder_ids, right_padded
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import Budgets, GrpoConfig, Weights
 from reverse_lib.reward import (
     CREDITS,
     SCALES,
+    Advantages,
     Breakdown,
-    assistant_turns,
-    label_advantages,
-    label_rewards,
-    label_tokens,
+    advantages,
     score,
-    spread,
-    turn_advantages,
-    turn_rewards,
 )
 from reverse_lib.training.history import PARTS, History, Stopwatch, rollout_metrics
 from reverse_lib.trajectory import TOOLS, Trajectory, curriculum_order
 
 COMPONENTS = ("accuracy", "format", "look", "query", "trust", "errors")
 METRICS_FILE, SETTINGS_FILE = "metrics.jsonl", "settings.json"
-CHUNKS = 4  # parts of a batch, by length, that the loss is computed in on a CPU
 _BY_TOKEN = {"completion_ids", "completion_mask", "tool_mask", "advantages", "old_per_token_logps"}
 _BY_TOKEN |= {"ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio"}  # (B, completion)
 
@@ -149,6 +145,18 @@ class GeoGRPOTrainer(GRPOTrainer):
         """What was logged."""
         return next(c for c in self.callback_handler.callbacks if isinstance(c, History)).rows
 
+    def sample(self) -> dict[str, torch.Tensor]:
+        """The first step's rollouts, sampled, scored and credited, as what `compute_loss` takes.
+
+        Returns:
+            prompt_ids, completion_ids, completion_mask, tool_mask, advantages (a number a token; with credit
+            "trajectory" a number a rollout), pixel_values, image_grid_thw, …
+        """
+        self.model.train()
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps  # `compute_loss` asks for it
+        rows = [self.train_dataset[i] for i in range(self._config.prompts_per_step)]
+        return self._generate_and_score_completions([row for row in rows for _ in range(self.num_generations)])
+
     def close(self) -> None:
         """Stop opening photos ahead."""
         self._album.close()
@@ -166,7 +174,7 @@ class GeoGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs):
         self._drawn = [self._album[row["photo_id"]] for row in inputs]
         output = super()._generate_and_score_completions(inputs)
-        if self._config.credit != "trajectory":
+        if self._config.credit != "trajectory":  # TRL's own is that of plain GRPO
             with self._clock("own"):
                 output["advantages"] = self._advantages_by_token(output)
         if self.model.training and self.accelerator.num_processes == 1:
@@ -305,34 +313,18 @@ class GeoGRPOTrainer(GRPOTrainer):
             self._log_metric("completions/mean_length", float(sum(one.written)))
 
     def _advantages_by_token(self, output: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The advantage of the turn, or of the labels, that each token of a completion is in; 0 outside; (B, T)."""
-        config, weights = self._config, self._weights
+        """The advantage that pushes each token of a completion; 0 for what the model did not write; (B, T)."""
+        config, first = self._config, self.accelerator.process_index * len(self.breakdowns)
         group = self.num_generations if self.model.training else self.num_generations_eval
-        first = self.accelerator.process_index * len(self.breakdowns)
-        mine = slice(first, first + len(self.breakdowns))
-        rewards = gather_object([turn_rewards(breakdown, weights).tolist() for breakdown in self.breakdowns])
-        advantages = turn_advantages(rewards, group, config.gamma, config.scale)[mine]
-        mask = output["completion_mask"] * output["tool_mask"]  # (B, T)
-        ids = [trajectory.photo_id for trajectory in self.rollouts]
-        rows = np.array([spread(*one) for one in zip(advantages, mask.tolist(), ids, strict=True)])  # (B, T)
-        if config.credit == "segment":
-            paid = gather_object([label_rewards(breakdown, weights).tolist() for breakdown in self.breakdowns])
-            labels = label_advantages(paid, group)[mine]
-            for row, tokens, written, values in zip(
-                rows, output["completion_ids"].tolist(), mask.tolist(), labels, strict=True
-            ):
-                self._pay_labels(row, tokens, written, values)
-        return torch.tensor(rows, dtype=torch.float32, device=mask.device)
-
-    def _pay_labels(self, row: np.ndarray, ids: list[int], written: list[int], values: np.ndarray) -> None:
-        """Write the labels' own advantages over their turns', and add them to the thinking before, in place; (T,)."""
-        starts = np.flatnonzero(np.diff([0, *written]) == 1)
-        for start, turn, value in zip(starts, assistant_turns(ids, written), values, strict=True):
-            if np.isfinite(value):
-                pieces = self._tokenizer.convert_ids_to_tokens(turn)  # None for a number that no token has
-                labels = label_tokens([piece or "" for piece in pieces])
-                row[start : start + labels.start] += value
-                row[start + labels.start : start + labels.stop] = value
+        everybody = gather_object(self.breakdowns)
+        values = advantages(everybody, config.credit, self._weights, config.gamma, config.scale, group)
+        written = (output["completion_mask"] * output["tool_mask"]).tolist()  # (B, T)
+        rows = []
+        for i, ids in enumerate(output["completion_ids"].tolist()):
+            pieces = self._tokenizer.convert_ids_to_tokens(ids)  # None for a number that no token has
+            pieces = [piece or "" for piece in pieces]
+            rows.append(by_token(values[first + i], written[i], pieces, self.rollouts[i].photo_id))
+        return torch.tensor(np.array(rows), dtype=torch.float32, device=output["completion_ids"].device)
 
     def _compute_loss(self, model, inputs):
         # one photo a prompt, all photos of one size: nothing is padded on the left, and a CPU can take the short way;
@@ -341,12 +333,48 @@ class GeoGRPOTrainer(GRPOTrainer):
         alone = self.accelerator.num_processes == 1 and self.accelerator.device.type == "cpu"
         loss_of = super()._compute_loss
         with right_padded(model) if short else nullcontext():
-            return sum(loss_of(model, part) for part in by_length(inputs, CHUNKS if alone else 1))
+            return sum(loss_of(model, part) for part in by_length(inputs, self._config.chunks if alone else 1))
 
 
-def images_of(messages: Sequence[dict]) -> list[Image.Image]:
-    """Every picture of a conversation, in reading order."""
-    return [block["image"] for message in messages for block in message["content"] if block["type"] == "image"]
+def by_token(values: Advantages, written: Sequence[int], pieces: Sequence[str], photo_id: str) -> np.ndarray:
+    """What pushes each token of a completion: its turn's advantage, or its labels'; (T,).
+
+    Labels that are pushed by themselves push the thinking before them as well, beside its turn's advantage.
+
+    Args:
+        values: Of the rollout, turn by turn.
+        written: 1 for a token that the model wrote, 0 elsewhere; the runs of 1 are its turns.
+        pieces: The tokens as texts, in which ASCII stands for itself, as in a byte-level vocabulary.
+        photo_id: For the message.
+
+    Raises:
+        RuntimeError: There are not as many runs of written tokens as turns; names the photo.
+    """
+    edges = np.flatnonzero(np.diff([0, *written, 0]))  # where each turn begins, and where it is over
+    turns = list(zip(edges[::2], edges[1::2], strict=True))
+    if len(turns) != len(values.turns):
+        raise RuntimeError(
+            f"{photo_id}: {len(values.turns)} turns, but {len(turns)} in the tokens; they must be the same"
+        )
+    row = np.zeros(len(written))
+    for (start, end), turn, labels in zip(turns, *values, strict=True):
+        row[start:end] = turn
+        if np.isfinite(labels):
+            tag = label_tokens(pieces[start:end])
+            row[start : start + tag.start] += labels
+            row[start + tag.start : start + tag.stop] = labels
+    return row
+
+
+def label_tokens(pieces: Sequence[str]) -> range:
+    """Where in a turn the labels stand, `<useful>` to `</useful>` after the thinking; empty without a whole tag."""
+    text = "".join(pieces)
+    start = text.find("<useful>", max(text.find("</think>"), 0))
+    end = text.find("</useful>", start) + len("</useful>")
+    if start < 0 or end < len("</useful>"):
+        return range(0)
+    ends = np.cumsum([len(piece) for piece in pieces])  # (tokens,), of characters
+    return range(int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, end)) + 1)
 
 
 def _described(messages: Sequence[dict]) -> tuple:
@@ -419,6 +447,11 @@ def grpo_arguments(config: GrpoConfig, folder: str | Path, seed: int, device: st
         num_generations=config.group_size,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.beta1,
+        adam_beta2=config.beta2,
+        max_grad_norm=config.max_grad_norm,
+        epsilon=config.clip,
         max_steps=config.steps,
         temperature=config.temperature,
         beta=config.beta,
@@ -470,7 +503,7 @@ def train_grpo(
     torch.manual_seed(seed)
     described = {name: value for name, value in settings.items() if name != "on_row"}
     described |= {"seed": seed, "config": config, "photos": [photo.photo_id for photo in photos]}
-    with known_warnings_silenced(), pictures_remembered(model):
+    with warnings.catch_warnings(action="ignore", category=FutureWarning), pictures_remembered(model):
         trainer = GeoGRPOTrainer(model, processor, photos, search, interface, config, folder, seed, **settings)
         trainer.train(resume_from_checkpoint=_interrupted(Path(folder), described))
     trainer.close()

@@ -11,14 +11,11 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from reverse_lib.trajectory.grammar import refuse_constant
 from reverse_lib.trajectory.record import Trajectory
 
-_GROUP_ROWS = 1000  # rows of a Parquet row group
 _COLUMNS = [item.name for item in dataclasses.fields(Trajectory)]
 _PARQUET_JSON = ("steps", "regions", "evidence", "extra")  # nested fields, kept as JSON text columns
 
@@ -181,10 +178,8 @@ def _write_parquet(path: Path, records: Iterator[dict[str, Any]]) -> None:
     import pyarrow.parquet as pq
 
     schema = pa.schema([(name, pa.float64() if name in ("lat", "lon") else pa.large_string()) for name in _COLUMNS])
-    packed = ({k: json.dumps(v) if k in _PARQUET_JSON else v for k, v in record.items()} for record in records)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while group := list(islice(packed, _GROUP_ROWS)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+    packed = [record | {name: json.dumps(record[name]) for name in _PARQUET_JSON} for record in records]
+    pq.write_table(pa.Table.from_pylist(packed, schema=schema), path, compression="zstd")
 
 
 def _jsonl_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -198,14 +193,13 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow.parquet as pq  # only here: everything else works without pyarrow
 
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
+        table = pq.read_table(path, partitioning=None)  # else a folder called "seed=0" would become a column
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error}); write it again") from error
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing:
         raise ValueError(f"{path}: not a file of trajectories, it has no column {', '.join(missing)}; see Trajectory")
-    yield from enumerate((row for part in table.select(_COLUMNS).to_batches() for row in part.to_pylist()), 1)
+    yield from enumerate(table.select(_COLUMNS).to_pylist(), 1)
 
 
 def _unpack(row: dict[str, Any]) -> dict[str, Any]:
@@ -218,7 +212,11 @@ def _unpack(row: dict[str, Any]) -> dict[str, Any]:
 
 def _loads(text: str | bytes) -> Any:
     """Reads strict JSON; bytes may begin with a byte order mark."""
-    return json.loads(text, parse_constant=refuse_constant)
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON, write null")
 
 
 def _suffix(path: Path) -> str:

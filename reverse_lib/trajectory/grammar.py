@@ -12,7 +12,6 @@ linear in its length, and a field is filled only where there is one way to read 
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +51,6 @@ _TAG = re.compile(r"<(/?)(think|useful|tool_call|answer)>")
 _WS, _POSITION = r"[ \t\r\n]*", r"[1-9][0-9]{0,17}"  # JSON's whitespace; an integer from 1 that fits an int64 column
 _USEFUL = re.compile(rf"{_WS}\[{_WS}((?:{_POSITION}{_WS},{_WS})*{_POSITION})?{_WS}\]{_WS}")
 _CITATION = re.compile(r"\[\s*([0-9]{1,4}(?:\s*,\s*[0-9]{1,4})*)\s*\]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_DIGITS = 18  # of an integer that always fits an int64 column
 _MAX_DEPTH = 16  # of nested lists and objects; the tools' own arguments need 3
 
@@ -175,9 +173,10 @@ def parse_tool_call(body: str) -> tuple[ToolCall | None, str | None]:
     """
     try:
         value = _JSON.decode(body)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # refuses NaN and half of a surrogate pair
+        if _depth(value) > _MAX_DEPTH:
+            return None, "tool_call_json"
     except (ValueError, RecursionError):
-        return None, "tool_call_json"
-    if not _storable(value):
         return None, "tool_call_json"
     if not isinstance(value, dict) or "name" not in value or "arguments" not in value:
         return None, "tool_call_object"
@@ -209,55 +208,34 @@ def cited_indices(text: str, n: int) -> set[int]:
 
 def _parts(text: str) -> tuple[dict[str, str], list[str], set[str]]:
     """Splits a turn into the bodies of its well-formed parts, its errors of form, and the names of all tags seen."""
-    tags = [(match[2], match[1] == "", match.start(), match.end()) for match in _TAG.finditer(text)]
-    opened = {part: [tag for tag in tags if tag[0] == part and tag[1]] for part in PARTS}
-    closed = {part: [tag for tag in tags if tag[0] == part and not tag[1]] for part in PARTS}
-    nested, outside = _layout(text, tags)
+    tags = list(_TAG.finditer(text))
+    inside = [frozenset()]  # before each tag, and at the end: the parts that are open there
+    for tag in tags:
+        inside.append(inside[-1] - {tag[2]} if tag[1] else inside[-1] | {tag[2]})
     bodies: dict[str, str] = {}
     errors: list[str] = []
+    first: list[int] = []  # the opening tags' places among all tags, part by part
     for part in PARTS:
-        starts, ends = opened[part], closed[part]
+        starts, ends = ([k for k, tag in enumerate(tags) if tag[2] == part and tag[1] == slash] for slash in ("", "/"))
+        first += starts[:1]
         if not starts and not ends:
             continue
         if len(starts) > 1 or len(ends) > 1:
             errors.append(f"{part}_repeated")
         elif not starts:
             errors.append(f"{part}_unopened")
-        elif not ends or ends[0][2] < starts[0][2]:
+        elif not ends or ends[0] < starts[0]:
             errors.append(f"{part}_unclosed")
-        elif part in nested:
+        elif inside[starts[0]] or ends[0] != starts[0] + 1:
             errors.append(f"{part}_nested")
         else:
-            bodies[part] = text[starts[0][3] : ends[0][2]]
-    firsts = [opened[part][0][2] for part in PARTS if opened[part]]
-    if firsts != sorted(firsts):
+            bodies[part] = text[tags[starts[0]].end() : tags[ends[0]].start()]
+    if first != sorted(first):
         errors.append("wrong_order")
-    if outside:
+    gaps = zip([0, *(tag.end() for tag in tags)], [*(tag.start() for tag in tags), len(text)], inside, strict=True)
+    if any(text[start:end].strip() for start, end, parts in gaps if not parts):
         errors.append("text_outside")
-    return bodies, errors, {tag[0] for tag in tags}
-
-
-def _layout(text: str, tags: list[tuple[str, bool, int, int]]) -> tuple[set[str], bool]:
-    """Walks over the tags once: which parts touch another part's inside, and is there text outside all parts."""
-    nested: set[str] = set()
-    outside = False
-    open_parts: set[str] = set()
-    position = 0
-    for name, opens, start, end in tags:
-        if not open_parts and not outside:
-            outside = bool(text[position:start].strip())
-        if opens:
-            if open_parts:
-                nested |= open_parts | {name}
-            open_parts.add(name)
-        elif name in open_parts:
-            open_parts.remove(name)
-        else:
-            nested |= open_parts
-        position = end
-    if not open_parts and not outside:
-        outside = bool(text[position:].strip())
-    return nested, outside
+    return bodies, errors, {tag[2] for tag in tags}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -275,38 +253,10 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def _real(digits: str) -> float:
-    """Reads a float that is finite."""
-    value = float(digits) if len(digits) <= 64 else math.inf
-    if not math.isfinite(value):
-        raise ValueError("a float out of range")
-    return value
+def _depth(value: Any) -> int:
+    """How many lists and objects lie in each other."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, dict | list) + max(map(_depth, inner), default=0)
 
 
-def refuse_constant(name: str) -> float:
-    """Refuses the NaN and Infinity that Python's JSON accepts."""
-    raise ValueError(f"{name} is not JSON, write null")
-
-
-def _storable(value: Any) -> bool:
-    """Tells whether a JSON value is shallow enough to be written again and free of lone surrogates."""
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        inner: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner.extend(item)
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
-            elif isinstance(item, str) and _SURROGATE.search(item):
-                return False
-        if not inner:
-            return True
-        level = inner
-    return False
-
-
-_JSON = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_int=_integer, parse_float=_real, parse_constant=refuse_constant
-)
+_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer)

@@ -31,7 +31,7 @@ class Observation:
     """The facts about one tool call, as the environment logged it."""
 
     tool: str
-    arguments: dict[str, Any]  # as the model wrote them, valid or not (NaN as "nan", cut below 16 levels)
+    arguments: dict[str, Any]  # as the model wrote them, valid or not; JSON types
     status: str  # one of STATUSES; "miss": a search without results
     text: str = ""  # what the model was shown
     results: list[dict[str, Any]] = field(default_factory=list)  # as shown: title, url, source, snippet, useful
@@ -39,11 +39,6 @@ class Observation:
     match: float | None = None  # 0..1, box IoU or query similarity to the cached call
     repeated: bool = False  # the same tool with the same arguments earlier in this rollout
     label_method: str = ""  # how the labels were made: "declared", "cited", "judge", "world", "review"; "" if unsaid
-
-    def __post_init__(self) -> None:
-        """Makes the model's arguments JSON, so that nothing a model writes can keep a rollout from being saved."""
-        if isinstance(self.arguments, dict):
-            self.arguments = _as_json(self.arguments)
 
     @property
     def useful(self) -> set[int]:
@@ -155,20 +150,6 @@ class Trajectory:
                 observation = _observation(observation, f"the observation of step {number}")
             steps.append(Step(step["text"], observation))
         return cls(**{**row, "steps": steps})
-
-
-def _as_json(value: Any, levels: int = 16) -> Any:
-    """Copies a value into JSON types: what JSON has no word for, and what is nested too deep, becomes text."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, dict | list | tuple) and levels == 0:
-        return "…"
-    if isinstance(value, dict):
-        return {str(key): _as_json(inner, levels - 1) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_json(inner, levels - 1) for inner in value]
-    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    return str(value)
 
 
 def _observation(row: Any, name: str) -> Observation:

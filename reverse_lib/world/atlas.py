@@ -16,19 +16,30 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
 
-from reverse_lib.photos import Photo, crop
+from reverse_lib.photos import Photo
+from reverse_lib.photos import crop as cut
 from reverse_lib.search import SearchAnswer, normalise_query
-from reverse_lib.world.gazetteer import Country, Place, load_countries, offset, spare_names, stream
+from reverse_lib.world.dice import stream
+from reverse_lib.world.engine import Engine, SearchHit
 from reverse_lib.world.pages import names_in
-from reverse_lib.world.scene import Mark, Scene, Writing, plan_scene, render
-from reverse_lib.world.selection import checked_size, choose_places, choose_spare
+from reverse_lib.world.panels import Mark
+from reverse_lib.world.places import (
+    Country,
+    Place,
+    checked_size,
+    choose_places,
+    choose_spare,
+    country_table,
+    offset,
+    spare_names,
+)
+from reverse_lib.world.scene import Scene, Writing, plan_scene, render
 from reverse_lib.world.store import WorldStore
-from reverse_lib.world.web import Engine, SearchHit
 
 SPLITS = ("train", "val", "test-seen", "test-new")
 SEEN_SHARE = 0.75  # of the places
@@ -133,7 +144,7 @@ class World:
     @property
     def countries(self) -> tuple[Country, ...]:
         """The countries with their visible facts, by name."""
-        return load_countries()
+        return tuple(country_table().values())
 
     @cached_property
     def names(self) -> list[str]:
@@ -242,8 +253,7 @@ class World:
     @cached_property
     def engine(self) -> Engine:
         """The search engine over this world's web."""
-        build = partial(Engine, self.seed, self.places, self.spare_cities)
-        return self._store.engine(self.places, self.spare_cities, build, Engine.load)
+        return self._store.engine(self.places, self.spare_cities)
 
     @property
     def teacher(self):
@@ -281,7 +291,7 @@ class LiveSearch:
         if crop is None:
             if photo is None:
                 return None
-            crop = _cut(photo, bbox_2d)
+            crop = cut(photo.load(), bbox_2d)
         hits = self.world.engine.search_image(crop, self.k, self._hidden(photo))
         box = ",".join(str(round(float(value))) for value in bbox_2d)
         return self._answer(photo, hits, ("image", photo_id, box, call))
@@ -329,7 +339,3 @@ class LiveSearch:
         flags = [bool(photo.regions) and page.useful_for(photo.place) for page in pages]
         results = tuple(page.result(flag) for page, flag in zip(pages, flags, strict=True))
         return SearchAnswer(results, frozenset(i for i, flag in enumerate(flags, 1) if flag))
-
-
-def _cut(photo: Photo, bbox_2d: Sequence[float]) -> Image.Image:
-    return crop(photo.load(), bbox_2d)

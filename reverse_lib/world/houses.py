@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from reverse_lib.world.canvas import Canvas, Colour, Dice, Light, mix
-from reverse_lib.world.gazetteer import Country, pick
-from reverse_lib.world.items import FOCAL, HEIGHT, WIDTH, Box, Camera
-from reverse_lib.world.parts import text_mask, text_width
+from reverse_lib.world.canvas import (
+    FOCAL,
+    HEIGHT,
+    WIDTH,
+    Box,
+    Camera,
+    Canvas,
+    Colour,
+    Light,
+    lit,
+    mix,
+    shifted,
+    text_width,
+)
+from reverse_lib.world.dice import Dice, pick
+from reverse_lib.world.places import Country
 
 ROOFS: dict[str, Colour] = {
     "terracotta": (196, 104, 66),
@@ -87,16 +99,12 @@ def plan_houses(country: Country, camera: Camera, dice: Dice) -> list[House]:
                     far_m=z + length,
                     height_m=floors * FLOOR_M + dice.uniform(0.1, 0.7),
                     depth_m=dice.uniform(6, 10),
-                    wall=_tinged(pick(dice, WALLS[country.wall]), dice),
+                    wall=shifted(pick(dice, WALLS[country.wall]), dice, 9),
                     salt=dice.integers(1 << 30),
                 )
                 houses.append(_with_shop(house, country, camera, dice) if dice.random() < 0.4 else house)
             z += length + (dice.uniform(0.1, 0.4) if dice.random() < 0.5 else dice.uniform(1, 6))
     return houses
-
-
-def _tinged(colour: Colour, dice: Dice) -> Colour:
-    return tuple(min(max(value + dice.integers(-9, 10), 0), 255) for value in colour)
 
 
 def _with_shop(house: House, country: Country, camera: Camera, dice: Dice) -> House:
@@ -116,9 +124,7 @@ def _with_shop(house: House, country: Country, camera: Camera, dice: Dice) -> Ho
     box = (left, round(y) - tall_px, left + wide_px, round(y))
     inside = box[0] >= 4 and box[2] <= WIDTH - 4 and box[1] >= 4 and box[3] < HEIGHT
     readable = text_px if inside and text_px >= 9 else 0
-    return House(
-        **{**vars(house), "shop": word, "green_cross": cross, "sign": box if inside else None, "label_px": readable}
-    )
+    return replace(house, shop=word, green_cross=cross, sign=box if inside else None, label_px=readable)
 
 
 def house_extent(camera: Camera, house: House) -> Box:
@@ -202,14 +208,8 @@ def _wall_quads(camera: Camera, x_m: float, zs: np.ndarray, hs: np.ndarray) -> n
     px = camera.vanish_px + (x_m - camera.x_m) * scale
     low, high = (camera.horizon_px + (camera.height_m - hs[:, i, None, None]) * scale[None] for i in (0, 1))
     corners = np.empty((len(hs), len(zs), 4, 2))
-    corners[..., 0, 0], corners[..., 1, 0], corners[..., 2, 0], corners[..., 3, 0] = (
-        px[:, 0],
-        px[:, 1],
-        px[:, 1],
-        px[:, 0],
-    )
-    corners[..., 0, 1], corners[..., 1, 1] = low[..., 0], low[..., 1]
-    corners[..., 2, 1], corners[..., 3, 1] = high[..., 1], high[..., 0]
+    corners[..., 0] = px[:, [0, 1, 1, 0]]
+    corners[..., :2, 1], corners[..., 2:, 1] = low, high[..., ::-1]
     return corners.reshape(-1, 4, 2)
 
 
@@ -241,10 +241,8 @@ def _roof(canvas: Canvas, camera: Camera, country: Country, house: House, light:
     roof = (236, 238, 242) if snow else base
     if country.roof == "flat":
         rim = height + 0.5
-        canvas.fill(
-            (at(x, height, near), at(outer, height, near), at(outer, rim, near), at(x, rim, near)),
-            light.tone(mix(roof, (0, 0, 0), 0.2), near),
-        )
+        front = (at(x, height, near), at(outer, height, near), at(outer, rim, near), at(x, rim, near))
+        canvas.fill(front, light.tone(mix(roof, (0, 0, 0), 0.2), near))
         side = (at(x, height, near), at(x, height, far), at(x, rim, far), at(x, rim, near))
         canvas.fill(side, light.tone(roof, near))
         return
@@ -259,16 +257,9 @@ def _roof(canvas: Canvas, camera: Camera, country: Country, house: House, light:
     slope = (at(out, eave, near - 0.3), at(out, eave, far), at(ridge_x, ridge, far), tip)
     canvas.fill(slope, light.tone(roof, near))
     if near < 40:
-        gutter = light.tone(mix(base, (0, 0, 0), 0.45), near)
-        canvas.fill(
-            (
-                at(out, eave, near - 0.3),
-                at(out, eave, far),
-                at(out, eave - 0.14, far),
-                at(out, eave - 0.14, near - 0.3),
-            ),
-            gutter,
-        )
+        low = eave - 0.14
+        gutter = (at(out, eave, near - 0.3), at(out, eave, far), at(out, low, far), at(out, low, near - 0.3))
+        canvas.fill(gutter, light.tone(mix(base, (0, 0, 0), 0.45), near))
         if house.salt % 3 == 0:
             z, top = near + (far - near) * 0.3, ridge + 0.7
             (xa, ya), (xb, yb) = at(ridge_x - 0.3, ridge - 0.3, z), at(ridge_x + 0.3, top, z)
@@ -279,20 +270,17 @@ def _shop_sign(canvas: Canvas, house: House, light: Light) -> None:
     left, top, right, bottom = house.sign
     tall = bottom - top
     ground = PHARMACY_GREEN if house.green_cross else SHOP_COLOURS[house.salt // 17 % len(SHOP_COLOURS)]
-    bright = light.panel
 
-    def lit(colour: Colour) -> Colour:
-        table = tuple(min(round(value * factor), 255) for value, factor in zip(colour, bright, strict=True))
-        return mix(table, light.haze, house.near_m / (house.near_m + light.sight_m))
+    def bright(colour: Colour) -> Colour:
+        return light.glow(lit(colour, light.panel), house.near_m)
 
-    canvas.rect(left, top, right, bottom, lit(mix(ground, (255, 255, 255), 0.35)))
-    canvas.rect(left + 1, top + 1, right - 1, bottom - 1, lit((244, 246, 242) if house.green_cross else ground))
+    canvas.rect(left, top, right, bottom, bright(mix(ground, (255, 255, 255), 0.35)))
+    canvas.rect(left + 1, top + 1, right - 1, bottom - 1, bright((244, 246, 242) if house.green_cross else ground))
     if house.green_cross:
         arm, middle = tall * 0.13, (left + tall / 2, top + tall / 2)
-        canvas.box(middle[0] - arm, middle[1] - 3 * arm, middle[0] + arm, middle[1] + 3 * arm, lit(ground))
-        canvas.box(middle[0] - 3 * arm, middle[1] - arm, middle[0] + 3 * arm, middle[1] + arm, lit(ground))
+        canvas.box(middle[0] - arm, middle[1] - 3 * arm, middle[0] + arm, middle[1] + 3 * arm, bright(ground))
+        canvas.box(middle[0] - 3 * arm, middle[1] - arm, middle[0] + 3 * arm, middle[1] + arm, bright(ground))
         left += tall
     if house.label_px:
-        ink = lit((0, 96, 52) if house.green_cross else (246, 242, 230))
-        mask = text_mask(house.shop, SHOP_FACE, house.label_px, text_width(house.shop, SHOP_FACE, house.label_px))
-        canvas.stain(mask, (left + right - mask.width) // 2, (top + bottom - mask.height) // 2, ink)
+        ink = bright((0, 96, 52) if house.green_cross else (246, 242, 230))
+        canvas.write(house.shop, SHOP_FACE, house.label_px, (left, top, right, bottom), ink)

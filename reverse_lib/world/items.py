@@ -1,4 +1,4 @@
-"""The camera, and the small things on a street that tell a country: cars, letter boxes, warning signs, flags."""
+"""The small things on a street that tell a country: cars, letter boxes, warning signs, flags."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from reverse_lib.world.canvas import Canvas, Colour, Dice, Light, mix
-from reverse_lib.world.flags import COLOURS, draw_flag
-from reverse_lib.world.gazetteer import Country, pick
-from reverse_lib.world.parts import write
+from reverse_lib.world.canvas import (
+    COLOURS,
+    HEIGHT,
+    WIDTH,
+    Box,
+    Camera,
+    Canvas,
+    Colour,
+    Light,
+    draw_flag,
+    mix,
+    overlap,
+)
+from reverse_lib.world.dice import Dice, pick
+from reverse_lib.world.places import Country
 
-WIDTH, HEIGHT = 640, 480  # px
-FOCAL = 430.0  # px
 TRIES = 12  # attempts to find room for a small thing
-Box = tuple[int, int, int, int]
 CAR_COLOURS: dict[str, Colour] = {
     "grey": (140, 144, 150),
     "navy": (40, 54, 92),
@@ -26,28 +34,6 @@ CAR_COLOURS: dict[str, Colour] = {
     "petrol": (38, 92, 104),
     "ochre": (190, 140, 60),
 }
-
-
-@dataclass(frozen=True)
-class Camera:
-    """Where the picture is taken from.
-
-    Attributes:
-        horizon_px: Row of the horizon.
-        vanish_px: Column of the vanishing point.
-        x_m: Distance to the right of the centre line (negative: left), metres.
-        height_m: Metres above the road.
-    """
-
-    horizon_px: float
-    vanish_px: float
-    x_m: float
-    height_m: float
-
-    def at(self, x_m: float, height_m: float, z_m: float) -> tuple[float, float]:
-        """Pixel of a point in the street."""
-        scale = FOCAL / z_m
-        return self.vanish_px + (x_m - self.x_m) * scale, self.horizon_px + (self.height_m - height_m) * scale
 
 
 @dataclass(frozen=True)
@@ -107,11 +93,6 @@ def _candidate(kind: str, note: str, camera: Camera, right: bool, rng: Dice) -> 
 def _plate_text(rng: Dice) -> str:
     letters = "".join("ABCDEFGHJKLMNPRSTUVWXYZ"[rng.integers(23)] for _ in range(2))
     return f"{letters} {100 + rng.integers(900)}"
-
-
-def overlap(a: Box, b: Box, gap: int) -> bool:
-    """Whether two pixel boxes come closer than `gap` pixels."""
-    return a[0] < b[2] + gap and b[0] < a[2] + gap and a[1] < b[3] + gap and b[1] < a[3] + gap
 
 
 def paint_item(canvas: Canvas, country: Country, item: Item, light: Light) -> None:
@@ -204,7 +185,7 @@ def _paint_car(canvas: Canvas, country: Country, item: Item, light: Light) -> No
     if ground:
         ink, tall = light.tone(COLOURS[country.plate_text], z), plate[3] - plate[1]
         if item.text:
-            write(canvas, item.text, "DejaVuSans-Bold.ttf", max(tall - 1, 5), plate, ink)
+            canvas.write(item.text, "DejaVuSans-Bold.ttf", max(tall - 1, 5), plate, ink)
         else:
             middle = (plate[1] + plate[3]) // 2
             canvas.rect(plate[0] + 2, middle, plate[2] - 2, middle + max(tall // 4, 1), ink)

@@ -21,8 +21,9 @@ import numpy as np
 
 from reverse_lib.geo import haversine_km
 from reverse_lib.search import SearchResult
-from reverse_lib.world import scene
-from reverse_lib.world.gazetteer import Country, Place, country_table, fold, load_cities, offset, pick, stream
+from reverse_lib.world.dice import pick, stream
+from reverse_lib.world.panels import decoy_style, poster_style
+from reverse_lib.world.places import Country, Place, country_table, fold, load_cities, offset
 
 TITLES: dict[str, tuple[str, ...]] = {
     "place": ("{n}, {c}", "Visit {n}, {c}", "{n} and around, {c}", "All about the town of {n}, {c}"),
@@ -233,11 +234,21 @@ def filler(rng: np.random.Generator, length: int | None = None) -> str:
             return text
 
 
-class WebBuilder:
-    """Writes the pages of a world. Deterministic in (seed, places, poster cities)."""
+def write_web(seed: int, places: Sequence[Place], spare: Sequence[Place]) -> tuple[list[Page], list[Picture]]:
+    """All pages of a world, in an order that says nothing about them, and the pictures on them.
+
+    Args:
+        seed: The world's seed.
+        places: Its places.
+        spare: Further cities that posters and murals show.
+    """
+    return _Writer(seed, places, spare).write()
+
+
+class _Writer:
+    """The pages of a world while they are being written."""
 
     def __init__(self, seed: int, places: Sequence[Place], spare: Sequence[Place]) -> None:
-        """Args are the world's seed, its places, and further cities that posters and murals show."""
         self.seed, self.places, self.spare = seed, places, spare
         self.pages: list[Page] = []
         self.pictures: list[Picture] = []
@@ -246,8 +257,7 @@ class WebBuilder:
         self.near = _near_names(places)
         self._urls: set[str] = set()
 
-    def build(self) -> tuple[list[Page], list[Picture]]:
-        """Returns all pages, in an order that says nothing about them, and the pictures on them."""
+    def write(self) -> tuple[list[Page], list[Picture]]:
         names = [place.name for place in self.places]
         for place in self.places:
             rng = stream("pages", self.seed, place.place_id)
@@ -315,7 +325,7 @@ class WebBuilder:
 
     def _illustrate(self, city: Place, rng: np.random.Generator, pages: list[int]) -> None:
         """Spreads pictures over a city's pages, whatever their kind."""
-        style = scene.poster_style(self.seed, city)
+        style = poster_style(self.seed, city)
         lettered = rng.random() < LETTERED_SHARE
         for kind, count in (("landmark", 6), ("sign", 2 * lettered), ("board", 2 * lettered), ("poster", 3)):
             for view, position in enumerate(rng.permutation(len(pages))[:count]):
@@ -352,7 +362,7 @@ class WebBuilder:
         for kind in ("jersey", "restaurant"):
             rng = stream("products", self.seed, kind, country.code)
             for variant in (0, 1):
-                style = scene.decoy_style(self.seed, kind, country, variant)
+                style = decoy_style(self.seed, kind, country, variant)
                 for view in range(3):
                     spot = pick(rng, self.cities[country.name])
                     stated = rng.random() < STATED_SHARE
@@ -369,27 +379,27 @@ def _any_kind(rng: np.random.Generator) -> str:
 @lru_cache(maxsize=1)
 def _cities_by_country() -> dict[str, list[Place]]:
     """All cities of each country of the table."""
-    found: dict[str, list[Place]] = {name: [] for name in country_table()}
+    cities: dict[str, list[Place]] = {name: [] for name in country_table()}
     for city in load_cities():
-        if city.country in found:
-            found[city.country].append(city)
-    return found
+        if city.country in cities:
+            cities[city.country].append(city)
+    return cities
 
 
 def _bearers(places: Sequence[Place]) -> dict[str, set[str]]:
     """For each city name the countries that have a city of it, small places of the world included."""
-    found: dict[str, set[str]] = defaultdict(set)
+    bearers: dict[str, set[str]] = defaultdict(set)
     for city in (*load_cities(), *places):
-        found[city.name].add(city.country)
-    return found
+        bearers[city.name].add(city.country)
+    return bearers
 
 
 def _near_names(places: Sequence[Place]) -> dict[int, list[Place]]:
     """For each place, cities of the world's countries that begin alike, but are called otherwise and lie elsewhere."""
-    known = {place.place_id for place in places}
+    own = {place.place_id for place in places}
     by_start: dict[str, list[Place]] = defaultdict(list)
     for city in load_cities():
-        if city.country in country_table() and city.place_id not in known:
+        if city.country in country_table() and city.place_id not in own:
             by_start[city.name[:4]].append(city)
     return {
         place.place_id: [

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from reverse_lib.world.canvas import Colour
-from reverse_lib.world.gazetteer import stream
+from reverse_lib.world.dice import stream
 
 SIZES = (16, 32, 64, 128, 256)  # px, heights that are drawn once and kept
 TRUNK: Colour = (92, 68, 48)
@@ -34,9 +34,9 @@ def _drawn(kind: str, variant: int, size_px: int) -> np.ndarray:
     """A drawing in one of `SIZES`; what is transparent has the colour of the leaves, so that edges stay clean."""
     image = Image.new("RGBA", (256, 256))
     _KINDS[kind](ImageDraw.Draw(image), stream("tree", kind, variant))
-    seen = np.array(image)
-    seen[seen[..., 3] == 0, :3] = seen[seen[..., 3] > 0, :3].mean(axis=0).astype(np.uint8)
-    bands = [Image.fromarray(np.ascontiguousarray(seen[..., band])) for band in range(4)]
+    drawn = np.array(image)
+    drawn[drawn[..., 3] == 0, :3] = drawn[drawn[..., 3] > 0, :3].mean(axis=0).astype(np.uint8)
+    bands = [Image.fromarray(np.ascontiguousarray(drawn[..., band])) for band in range(4)]
     small = [np.asarray(band.resize((size_px, size_px), Image.Resampling.BOX)) for band in bands]
     return np.stack(small, axis=2)
 
@@ -139,16 +139,5 @@ def _fern(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
         )
 
 
-_KINDS = {
-    "broadleaf": _broadleaf,
-    "plane": _plane,
-    "olive": _olive,
-    "eucalyptus": _eucalyptus,
-    "conifer": _conifer,
-    "cypress": _cypress,
-    "palm": _palm,
-    "acacia": _acacia,
-    "cactus": _cactus,
-    "hedge": _hedge,
-    "fern": _fern,
-}
+_TREES = (_broadleaf, _plane, _olive, _eucalyptus, _conifer, _cypress, _palm, _acacia, _cactus, _hedge, _fern)
+_KINDS = {draw.__name__.strip("_"): draw for draw in _TREES}

@@ -11,53 +11,26 @@ from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
-from reverse_lib.world.canvas import Canvas, Dice, add_grain, add_mottle
-from reverse_lib.world.gazetteer import Country, Place, country_table, pick, stream
-from reverse_lib.world.items import CAR_COLOURS, HEIGHT, WIDTH, Box, Camera, Item, overlap, place_items, plate_box
+from reverse_lib.world.canvas import HEIGHT, WIDTH, Box, Camera, Canvas, add_grain, add_mottle, overlap
+from reverse_lib.world.dice import Dice, pick, pick_weighted, stream
+from reverse_lib.world.items import CAR_COLOURS, Item, place_items, plate_box
 from reverse_lib.world.panels import (
     DECOY_SHARES,
-    DECOYS,
     HEAD_SHARE,
-    INFORMATIVE,
     KIND_SHARES,
-    LONGEST_PX,
+    NOWHERE,
     TALL,
     Mark,
     Panel,
-    decoy_picture,
-    decoy_style,
-    decoy_text,
     draft_decoy,
     draft_panel,
     paint_panel,
-    panel_picture,
-    poster_style,
+    paint_support,
     sign_style,
 )
-from reverse_lib.world.sky import HOUR_SHARES, WEATHER_SHARES, draw_one, make_light
+from reverse_lib.world.places import Country, Place, country_table
+from reverse_lib.world.sky import HOUR_SHARES, WEATHER_SHARES, make_light
 from reverse_lib.world.street import ROAD_M, Street, paint_street, plan_street
-from reverse_lib.world.supports import paint_support
-
-__all__ = [
-    "DECOYS",
-    "INFORMATIVE",
-    "LONGEST_PX",
-    "TALL",
-    "Mark",
-    "Panel",
-    "Scene",
-    "Writing",
-    "decoy_picture",
-    "decoy_style",
-    "decoy_text",
-    "draft_decoy",
-    "draft_panel",
-    "panel_picture",
-    "plan_scene",
-    "poster_style",
-    "render",
-    "sign_style",
-]
 
 
 @dataclass(frozen=True)
@@ -91,25 +64,24 @@ class Scene:
     @property
     def writings(self) -> tuple[Writing, ...]:
         """All that is written and can be read: marks with a text, shop signs, number plates."""
-        found = [Writing(mark.bbox_2d, mark.text) for mark in self.marks if mark.text]
-        found += [Writing(_bbox(house.sign), house.shop) for house in self.street.houses if house.label_px]
+        writings = [Writing(mark.bbox_2d, mark.text) for mark in self.marks if mark.text]
+        writings += [Writing(_bbox(house.sign), house.shop) for house in self.street.houses if house.label_px]
         hidden = [_footprint(panel, panel.box) for panel in self.panels]
         for item in self.items:
             near = [other.box for other in self.items if other.z_m < item.z_m]
             if item.text and not any(overlap(plate_box(item), box, 1) for box in hidden + near):
-                found.append(Writing(_bbox(plate_box(item)), item.text))
-        return tuple(found)
+                writings.append(Writing(_bbox(plate_box(item)), item.text))
+        return tuple(writings)
 
 
-def plan_scene(seed: int, place: Place, view: int, posters: Sequence[Place], murals: Sequence[Place] = ()) -> Scene:
+def plan_scene(seed: int, place: Place, view: int, posters: Sequence[Place]) -> Scene:
     """Decides everything about one photo.
 
     Args:
         seed: World seed.
         place: Where the photo is taken.
         view: Number of the view; another view is another street, hour and set of regions.
-        posters: Cities that posters may name.
-        murals: Places whose landmarks may be painted on a wall; `posters` when empty.
+        posters: Cities that posters may name and whose landmarks may be painted on a wall.
     """
     dice = Dice(stream("plan", seed, place.place_id, view))
     country = country_table()[place.country]
@@ -120,9 +92,9 @@ def plan_scene(seed: int, place: Place, view: int, posters: Sequence[Place], mur
         x_m=(1 if right else -1) * dice.uniform(0.9, 2.4),
         height_m=dice.uniform(2.2, 3.2),
     )
-    hour = draw_one(dice, HOUR_SHARES)
-    weather = draw_one(dice, WEATHER_SHARES[country.climate])
-    panels = _arrange(dice, _drafts(dice, seed, place, country, posters, murals), camera)
+    hour = pick_weighted(dice, HOUR_SHARES)
+    weather = pick_weighted(dice, WEATHER_SHARES[country.climate])
+    panels = _arrange(dice, _drafts(dice, seed, place, country, posters), camera)
     taken = [_footprint(panel, panel.box) for panel in panels]
     items = place_items(_wanted_items(dice, country), camera, right, taken, dice)
     return Scene(
@@ -139,20 +111,18 @@ def plan_scene(seed: int, place: Place, view: int, posters: Sequence[Place], mur
     )
 
 
-def _drafts(
-    dice: Dice, seed: int, place: Place, country: Country, posters: Sequence[Place], murals: Sequence[Place]
-) -> list[Panel]:
+def _drafts(dice: Dice, seed: int, place: Place, country: Country, posters: Sequence[Place]) -> list[Panel]:
     """The regions of a photo before they have a position: box is (0, 0, width, height)."""
-    kind, drafts = draw_one(dice, KIND_SHARES), []
+    kind, drafts = pick_weighted(dice, KIND_SHARES), []
     if kind:
         local = place.local_name or place.name
         text = "" if kind == "landmark" else place.name
-        mark = Mark((0, 0, 0, 0), kind, text, True, place.country, place.place_id)
+        mark = Mark(NOWHERE, kind, text, True, place.country, place.place_id)
         style = sign_style(dice, country) if kind == "sign" else dice.integers(1 << 16)
         drafts.append(draft_panel(dice, mark, local, style, country))
     abroad = [other for other in country_table().values() if other.name != country.name]
     for _ in range(2 + dice.integers(2) - len(drafts)):  # as many regions with one that informs as without
-        drafts.append(draft_decoy(dice, seed, place, draw_one(dice, DECOY_SHARES), abroad, posters, murals))
+        drafts.append(draft_decoy(dice, seed, place, pick_weighted(dice, DECOY_SHARES), abroad, posters))
     return [drafts[position] for position in dice.permutation(len(drafts))]
 
 
@@ -229,7 +199,7 @@ def _cues(
     country: Country, hour: str, weather: str, items: Sequence[Item], panels: Sequence[Panel]
 ) -> dict[str, str | None]:
     """The truths that are in the picture; None for what is not there."""
-    seen = {item.kind for item in items}
+    kinds = {item.kind for item in items}
     plates = [
         country.plate_front if item.note.startswith("front") else country.plate_rear
         for item in items
@@ -240,10 +210,10 @@ def _cues(
         "driving": country.driving,
         "centre_line": country.centre_line or None,
         "sign": country.sign_background if signs else None,
-        "flag": country.name if "flag" in seen else None,
-        "postbox": country.postbox if "postbox" in seen else None,
-        "taxi": (country.taxi_body or country.taxi_roof) if "taxi" in seen else None,
-        "warning": country.warning if "warning" in seen else None,
+        "flag": country.name if "flag" in kinds else None,
+        "postbox": country.postbox if "postbox" in kinds else None,
+        "taxi": (country.taxi_body or country.taxi_roof) if "taxi" in kinds else None,
+        "warning": country.warning if "warning" in kinds else None,
         "plate": next(filter(None, plates), None),
         "roof": country.roof or None,
         "climate": country.climate,
@@ -253,20 +223,15 @@ def _cues(
     }
 
 
-def render(scene: Scene, grain: bool = True) -> Image.Image:
-    """Paints a planned photo: RGB, 640×480, the same bytes for the same scene on every machine.
-
-    Args:
-        scene: From `plan_scene`.
-        grain: False leaves out the camera's noise.
-    """
+def render(scene: Scene) -> Image.Image:
+    """Paints a planned photo: RGB, 640×480, the same bytes for the same scene on every machine."""
     rng = stream("paint", scene.seed, scene.place.place_id, scene.view)
     dice, canvas = Dice(rng), Canvas(WIDTH, HEIGHT)
     light = make_light(
         scene.hour, scene.weather, dice.uniform(0.9, 1.07), (dice.uniform(0.97, 1.04), dice.uniform(0.96, 1.03))
     )
     country = country_table()[scene.place.country]
-    paint_street(canvas, country, scene.camera, scene.hour, scene.weather, light, scene.street, list(scene.items), dice)
+    paint_street(canvas, country, scene.camera, scene.hour, scene.weather, light, scene.street, scene.items, dice)
     panels = sorted(scene.panels, key=lambda panel: panel.box[3])
     for panel in panels:
         foot = max(panel.box[3] + dice.uniform(16, 60), scene.camera.horizon_px + dice.uniform(30, 90))
@@ -274,6 +239,5 @@ def render(scene: Scene, grain: bool = True) -> Image.Image:
     for panel in panels:
         paint_panel(canvas, scene.seed, panel, light, dice)
     add_mottle(canvas.pixels, rng)
-    if grain:
-        add_grain(canvas.pixels, dice)
+    add_grain(canvas.pixels, dice)
     return canvas.image()

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from reverse_lib.world.canvas import Canvas, Colour, Dice, Light, mix
-from reverse_lib.world.gazetteer import stream
+from reverse_lib.world.canvas import Canvas, Colour, Light, lit, mix
+from reverse_lib.world.dice import Dice, stream
 
 HOURS: dict[str, tuple[Colour, Colour, tuple[float, float, float]]] = {  # zenith, horizon, light
     "noon": ((78, 140, 218), (188, 214, 238), (1.0, 1.0, 1.0)),
@@ -37,23 +37,11 @@ WEATHER_SHARES: dict[str, dict[str, float]] = {
 SKY_ROWS = 300
 
 
-def draw_one(dice: Dice, shares: dict[str, float]) -> str:
-    """One key, with the given shares."""
-    number = dice.random()
-    for key, share in shares.items():
-        number -= share
-        if number < 0:
-            return key
-    return next(iter(shares))
-
-
 def sky_colours(hour: str, weather: str) -> tuple[Colour, Colour]:
     """Zenith and horizon."""
     zenith, horizon, light = HOURS[hour]
     towards, share, _, _ = WEATHER[weather]
-    veil = tuple(
-        round(value * (0.3 if hour == "night" else factor)) for value, factor in zip(towards, light, strict=True)
-    )
+    veil = lit(towards, (0.3,) * 3 if hour == "night" else light)
     return mix(zenith, veil, share), mix(horizon, veil, share * 0.9)
 
 
@@ -70,10 +58,9 @@ def make_light(hour: str, weather: str, exposure: float, tint: tuple[float, floa
     balance = (exposure * tint[0], exposure, exposure * tint[1])
     factors = tuple(a * strength * b for a, b in zip(HOURS[hour][2], balance, strict=True))
     bright = tuple(max(a * strength, 0.7 * strength + 0.03) * b for a, b in zip(HOURS[hour][2], balance, strict=True))
-    haze = sky_colours(hour, weather)[1]
-    haze = tuple(min(round(value * b), 255) for value, b in zip(haze, balance, strict=True))
-    lit = {"noon": 0.0, "morning": 0.04, "evening": 0.3, "night": 0.55}[hour]
-    return Light(factors, haze, sight, bright, lit, hour == "night")
+    haze = lit(sky_colours(hour, weather)[1], balance)
+    windows = {"noon": 0.0, "morning": 0.04, "evening": 0.3, "night": 0.55}[hour]
+    return Light(factors, haze, sight, bright, windows, hour == "night")
 
 
 @lru_cache(maxsize=8)
@@ -96,17 +83,11 @@ def paint_sky(canvas: Canvas, horizon_px: float, hour: str, weather: str, light:
     """Sky with clouds, stars at night, down to the horizon."""
     rows = min(int(horizon_px) + 2, SKY_ROWS)
     zenith, horizon = sky_colours(hour, weather)
-    scale = [light.haze[i] / max(horizon[i], 1) for i in range(3)]
-    top = tuple(min(round(zenith[i] * scale[i]), 255) for i in range(3))
+    top = lit(zenith, [light.haze[i] / max(horizon[i], 1) for i in range(3)])
     steps = np.arange(rows)[:, None]  # (rows, 1)
     ramp = (np.array(top) * (rows - steps) + np.array(light.haze) * steps) // rows  # (rows, 3)
     sky = canvas.pixels[:rows]
-    flat, done = sky.reshape(rows, -1), 3  # a row is filled by copying what it already has
-    flat[:, :3] = ramp
-    while done < flat.shape[1]:
-        more = min(done, flat.shape[1] - done)
-        flat[:, done : done + more] = flat[:, :more]
-        done += more
+    sky[:] = ramp[:, None]
     if hour == "night" and weather == "clear":
         for _ in range(40):
             y, x = dice.integers(rows), dice.integers(canvas.size[0])
@@ -123,33 +104,27 @@ def paint_sky(canvas: Canvas, horizon_px: float, hour: str, weather: str, light:
         cover = cv2.flip(cover, 1)
     middle = mix(top, light.haze, 0.5)
     gain = [value - below for value, below in zip(white, middle, strict=True)]
-    levels = [(np.arange(256) * abs(value) // 255).astype(np.uint8) for value in gain]
     for sign, change in ((1, cv2.add), (-1, cv2.subtract)):
-        if any(sign * value > 0 for value in gain):
-            bands = [
-                cv2.LUT(cover, table if sign * value > 0 else _NOTHING)
-                for value, table in zip(gain, levels, strict=True)
-            ]
-            change(sky, cv2.merge(bands), dst=sky)
-
-
-_NOTHING = np.zeros(256, np.uint8)
+        tables = [(np.arange(256) * max(sign * value, 0) // 255).astype(np.uint8) for value in gain]
+        change(sky, cv2.merge([cv2.LUT(cover, table) for table in tables]), dst=sky)
 
 
 def paint_horizon(canvas: Canvas, horizon_px: float, climate: str, ground: Colour, light: Light, dice: Dice) -> None:
     """Hills, and a line of trees or bare land before them."""
     width = canvas.size[0]
+
+    def ridge(xs: list[float], tops: list[float], colour: Colour) -> None:
+        outline = [(xs[0], horizon_px + 4), *zip(xs, tops, strict=True), (xs[-1], horizon_px + 4)]
+        canvas.shape(outline, colour)
+
     for layer in range(1 + dice.integers(3)):
         height = dice.uniform(8, 62) / (1 + layer)
         xs = [width * (i - 1) / 11 for i in range(14)]
         tops = [horizon_px - height * dice.uniform(0.25, 1.0) for _ in xs]
-        outline = [(xs[0], horizon_px + 4), *zip(xs, tops, strict=True), (xs[-1], horizon_px + 4)]
-        canvas.shape(outline, light.tone(mix(ground, (96, 116, 120), 0.4), 520 - 170 * layer))
+        ridge(xs, tops, light.tone(mix(ground, (96, 116, 120), 0.4), 520 - 170 * layer))
     if climate not in ("arid", "savanna"):
         xs = [i * 16 - 8 for i in range(width // 16 + 3)]
-        tops = [horizon_px - dice.uniform(2, 12) for _ in xs]
-        outline = [(xs[0], horizon_px + 4), *zip(xs, tops, strict=True), (xs[-1], horizon_px + 4)]
-        canvas.shape(outline, light.tone(mix(ground, (30, 60, 34), 0.6), 150))
+        ridge(xs, [horizon_px - dice.uniform(2, 12) for _ in xs], light.tone(mix(ground, (30, 60, 34), 0.6), 150))
 
 
 def paint_weather(canvas: Canvas, weather: str, light: Light, dice: Dice) -> None:

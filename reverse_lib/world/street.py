@@ -8,21 +8,32 @@ the rest is thrown while painting. Everything is drawn far to near.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from reverse_lib.world.canvas import Canvas, Colour, Dice, Light, mix
-from reverse_lib.world.flags import COLOURS
-from reverse_lib.world.gazetteer import Country, pick
-from reverse_lib.world.houses import ROOFS, WALLS, House, house_extent, paint_house, plan_houses
-from reverse_lib.world.items import FOCAL, HEIGHT, WIDTH, Box, Camera, Item, overlap, paint_item
+from reverse_lib.world.canvas import (
+    COLOURS,
+    FOCAL,
+    HEIGHT,
+    WIDTH,
+    Box,
+    Camera,
+    Canvas,
+    Colour,
+    Light,
+    mix,
+    overlap,
+)
+from reverse_lib.world.dice import Dice, pick
+from reverse_lib.world.houses import House, house_extent, paint_house, plan_houses
+from reverse_lib.world.items import Item, paint_item
+from reverse_lib.world.places import Country
 from reverse_lib.world.plants import tree_sprite
 from reverse_lib.world.sky import paint_horizon, paint_sky, paint_weather
-
-__all__ = ["GROUNDS", "ROOFS", "WALLS", "Street", "Tree", "paint_street", "plan_street"]
 
 GROUNDS: dict[str, Colour] = {
     "mediterranean": (172, 158, 100),
@@ -88,13 +99,13 @@ def plan_street(country: Country, camera: Camera, items: list[Item], taken: list
     hiders += [(house.near_m, house_extent(camera, house)) for house in houses]
     hiders += [(house.near_m, house.sign) for house in houses if house.sign]
     hiders += [(0.0, box) for box in taken]
-    read = []
-    for house in houses:
-        if house.label_px and any(z < house.near_m and overlap(house.sign, box, 1) for z, box in hiders):
-            house = replace(house, label_px=0)
-        read.append(house)
-    read.sort(key=lambda house: -house.near_m)
-    return Street(tuple(read), tuple(sorted(trees, key=lambda tree: -tree.z_m)))
+
+    def as_read(house: House) -> House:
+        hidden = house.label_px and any(z < house.near_m and overlap(house.sign, box, 1) for z, box in hiders)
+        return replace(house, label_px=0) if hidden else house
+
+    far_first = sorted(map(as_read, houses), key=lambda house: -house.near_m)
+    return Street(tuple(far_first), tuple(sorted(trees, key=lambda tree: -tree.z_m)))
 
 
 def paint_street(
@@ -105,7 +116,7 @@ def paint_street(
     weather: str,
     light: Light,
     street: Street,
-    items: list[Item],
+    items: Sequence[Item],
     dice: Dice,
 ) -> None:
     """Draws everything but the marked regions.
@@ -130,7 +141,7 @@ def paint_street(
     things = [(house.near_m + 2, "house", house) for house in street.houses]
     things += [(tree.z_m, "tree", tree) for tree in street.trees]
     things += [(item.z_m, "item", item) for item in items]
-    things += _lamps(canvas, camera, light, dice)
+    things += _lamps(light, dice)
     for z, kind, thing in sorted(things, key=lambda each: -each[0]):
         if kind == "house":
             paint_house(canvas, camera, country, thing, light, snow)
@@ -139,7 +150,7 @@ def paint_street(
             if right <= 0 or left >= WIDTH:
                 continue
             sprite = tree_sprite(thing.kind, thing.variant, thing.size_px)
-            table = light.sprite_table(z, 255, 0.45 if snow else 0.0)
+            table = light.sprite_table(z, 0.45 if snow else 0.0)
             canvas.paste(Image.fromarray(cv2.LUT(sprite, table)), left, top)
         elif kind == "item":
             paint_item(canvas, country, thing, light)
@@ -185,10 +196,8 @@ def _road(canvas: Canvas, camera: Camera, country: Country, weather: str, light:
         scale = FOCAL / zs  # (n, 2)
         px = [camera.vanish_px + (x - camera.x_m) * scale for x in (x_a, x_b)]
         py = camera.horizon_px + camera.height_m * scale
-        corners = np.stack(
-            [px[0][:, 0], py[:, 0], px[1][:, 0], py[:, 0], px[1][:, 1], py[:, 1], px[0][:, 1], py[:, 1]], 1
-        )
-        canvas.quads(corners.reshape(-1, 4, 2), light.tone(colour, 9.0))
+        across = np.stack([px[0][:, 0], px[1][:, 0], px[1][:, 1], px[0][:, 1]], 1)  # (n, 4)
+        canvas.quads(np.stack([across, py[:, [0, 0, 1, 1]]], 2), light.tone(colour, 9.0))
 
     paved = 148 + dice.integers(36)
     if weather == "snow":
@@ -212,10 +221,10 @@ def _road(canvas: Canvas, camera: Camera, country: Country, weather: str, light:
     if dice.random() < 0.75:
         for x in (-3.2, 3.2):
             strip(x - 0.08, x + 0.08, NEAR_M, 90.0, edge)
-    _markings(camera, country, strip, stripes, dice)
+    _markings(country, strip, stripes, dice)
 
 
-def _markings(camera: Camera, country: Country, strip, stripes, dice: Dice) -> None:
+def _markings(country: Country, strip, stripes, dice: Dice) -> None:
     """The centre line, and sometimes a zebra crossing."""
     centre = COLOURS[country.centre_line] if country.centre_line else (200, 198, 190)
     zebra = dice.uniform(8, 15) if dice.random() < 0.3 else 0.0
@@ -233,7 +242,7 @@ def _markings(camera: Camera, country: Country, strip, stripes, dice: Dice) -> N
             stripes(x, x + 0.45, band, (232, 232, 228))
 
 
-def _lamps(canvas: Canvas, camera: Camera, light: Light, dice: Dice) -> list:
+def _lamps(light: Light, dice: Dice) -> list:
     """Lamp posts along one side and, in some streets, poles with wires along the other; near ones hide far ones."""
     things = []
     side = pick(dice, (-1, 1))

@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from string import ascii_lowercase
 from typing import ClassVar
 
 import numpy as np
@@ -27,10 +28,10 @@ from reverse_lib.geo import Answer, parse_answer
 from reverse_lib.search import normalise_query
 from reverse_lib.trajectory import ToolCall, format_turn
 from reverse_lib.world.atlas import World
-from reverse_lib.world.base.lettering import misspell
-from reverse_lib.world.gazetteer import Country, fold, pick, stream
+from reverse_lib.world.dice import pick, stream
 from reverse_lib.world.pages import names_in, states_position
-from reverse_lib.world.scene import Mark
+from reverse_lib.world.panels import Mark, widen
+from reverse_lib.world.places import Country, fold
 
 WORDINGS = {
     "guess": ("{c}?", "Maybe {c}.", "Looks like {c}."),
@@ -298,7 +299,7 @@ def judge(row: Row, country: str, name: str, mistaken: bool = False) -> Verdict:
         mistaken: Turns the verdict round, if the result states a position.
     """
     same_country = row.country == country
-    names = {normalise_query(fold(one)) for one in row.names}
+    names = {normalise_query(fold(each)) for each in row.names}
     same_name = normalise_query(fold(name)) in names if name else same_country and bool(names)
     return Verdict(row, same_country, same_name, bool(row.position) and (same_country and same_name) != mistaken)
 
@@ -332,6 +333,20 @@ def in_words(think: str) -> str:
     return _VERDICT.sub(line, think).rstrip("\n") if _VERDICT.search(think) else think
 
 
+def largest_city_of(country: Country) -> Answer:
+    """The answer of who knows no more than the country."""
+    city = country.largest_city
+    return Answer(country.name, city.name, city.lat, city.lon)
+
+
+def misspell(rng: np.random.Generator, name: str, letters: int = 1) -> str:
+    """The name with so many of its letters, or all it has, taken for others."""
+    for at in rng.permutation(len(name))[:letters]:
+        letter = ascii_lowercase[int(rng.integers(26))]
+        name = name[:at] + (letter.upper() if name[at].isupper() else letter) + name[at + 1 :]
+    return name
+
+
 def _observed(message: dict) -> tuple[str, bool]:
     """The text of a tool's message, and whether it holds a picture."""
     content = message["content"]
@@ -342,11 +357,8 @@ def _observed(message: dict) -> tuple[str, bool]:
 
 def _box(rng, mark: Mark, sloppy: bool) -> list[int]:
     """The region's box rounded to tens; a sloppy one reaches beyond it by up to half its size a side."""
-    x1, y1, x2, y2 = mark.bbox_2d
-    reach = rng.uniform(0.15, 0.5, size=4) if sloppy else (0, 0, 0, 0)
-    width, height = x2 - x1, y2 - y1
-    edges = (x1 - reach[0] * width, y1 - reach[1] * height, x2 + reach[2] * width, y2 + reach[3] * height)
-    left, top, right, bottom = (min(max(round(edge / 10) * 10, 0), 1000) for edge in edges)
+    edges = widen(mark.bbox_2d, rng.uniform(0.15, 0.5, size=4) if sloppy else (0, 0, 0, 0))
+    left, top, right, bottom = (round(edge / 10) * 10 for edge in edges)
     return [min(left, 990), min(top, 990), max(right, left + 10), max(bottom, top + 10)]
 
 
@@ -360,7 +372,7 @@ def _useful(verdicts: Sequence[Verdict]) -> list[int]:
 
 def _answer(plan: Plan, best: Verdict, name: str) -> Answer:
     """What a trusted result says: its country and position, and the name that was read or else the result's first."""
-    city = name if best.name and name else next(iter(best.row.names), name or plan.guess.city)
+    city = name if best.name and name else next(iter(best.row.names), name or plan.guess.largest_city.name)
     return Answer(best.row.country, city, *map(float, best.row.position.split(", ")))
 
 
@@ -399,8 +411,7 @@ def _answered(plan: Plan, verdicts: Sequence[Verdict], best: Verdict, name: str,
 
 def _fall_back(plan: Plan, think: str, useful: list[int] | None = None) -> str:
     """The answer when nothing was found: the largest city of the country."""
-    country = plan.guess
-    return format_turn(think, useful, answer=Answer(country.name, country.city, country.lat, country.lon))
+    return format_turn(think, useful, answer=largest_city_of(plan.guess))
 
 
 @dataclass(frozen=True)

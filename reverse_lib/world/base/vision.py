@@ -5,7 +5,7 @@ not learn to read on a CPU. So the tower first learns, with heads on its final a
 kind and box of the informative region of a photo, and the text of a crop. Text is read with CTC (Graves et al.
 2006), character by character, so that names never seen can be read.
 
-Run as the first step of `python -m reverse_lib.pretrain`.
+Run as the first step of `python -m reverse_lib.world.base`.
 """
 
 import math
@@ -19,7 +19,7 @@ from torch import nn
 
 from reverse_lib.environment import TINY
 from reverse_lib.geo import box_iou
-from reverse_lib.world.base.skills import KINDS, CropSample, PhotoSample, VisionBatch
+from reverse_lib.world.base.drills import KINDS, CropSample, PhotoSample, VisionBatch
 
 CHARSET = " abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-'."
 READ_STEPS = 4  # frames a merged visual token (32 px) is split into
@@ -209,6 +209,36 @@ class Descent:
             optimiser.step()
             optimiser.zero_grad()
 
+    def for_seconds(
+        self,
+        seconds: float,
+        losses: Callable[[], dict[str, torch.Tensor]],
+        log_every: int,
+        report: Callable[[str], None],
+    ) -> list[dict]:
+        """Steps down a sum of losses for a time budget, with 5 % warm-up and a cosine to 5 %.
+
+        Args:
+            seconds: Wall time.
+            losses: What is to be less, by name; called before every step.
+            log_every: Steps between two logged rows.
+            report: Called with each row as text.
+
+        Returns:
+            The logged rows: step, seconds, and a running mean of each loss.
+        """
+        start, history, step, means = time.monotonic(), [], 0, {}
+        while (done := (time.monotonic() - start) / seconds) < 1:
+            parts = losses()
+            self(sum(parts.values()), rate_at(done))
+            for name, loss in parts.items():
+                means[name] = 0.9 * means.get(name, loss.item()) + 0.1 * loss.item()
+            step += 1
+            if step % log_every == 0:
+                history.append({"step": step, "seconds": time.monotonic() - start, **means})
+                report(" ".join(f"{name} {value:.3f}" for name, value in history[-1].items()))
+        return history
+
 
 def fuse(blocks: nn.ModuleList, many_sizes: bool = False) -> None:
     """Compile a tower's or language model's blocks, in place: a step takes a half to three quarters of the time.
@@ -231,32 +261,22 @@ def train_vision(
     log_every: int = 50,
     report: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Train tower and heads for a time budget, with 5 % warm-up and a cosine to 5 %.
+    """Train tower and heads for a time budget.
 
     Args:
         visual: The vision tower, `model.model.visual`.
         heads: Fresh heads; throw them away when the whole model is trained.
-        batches: Endless; see `skills.vision_batches`.
+        batches: Endless; see `drills.vision_batches`.
         seconds: Wall time to train for.
         lr: Peak learning rate.
         log_every: Steps between two logged rows.
         report: Called with each row as text.
 
     Returns:
-        The logged losses, with step and seconds.
+        As `Descent.for_seconds` does.
     """
-    parameters = [*visual.parameters(), *heads.parameters()]
-    descend = Descent(linear_weights(visual), parameters, lr)
-    start, history, step = time.monotonic(), [], 0
-    while (done := (time.monotonic() - start) / seconds) < 1:
-        losses = vision_losses(visual, heads, next(batches))
-        descend(sum(losses.values()), rate_at(done))
-        step += 1
-        if step % log_every == 0:
-            row = {"step": step, "seconds": time.monotonic() - start, **{k: v.item() for k, v in losses.items()}}
-            history.append(row)
-            report(" ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-    return history
+    descent = Descent(linear_weights(visual), [*visual.parameters(), *heads.parameters()], lr)
+    return descent.for_seconds(seconds, lambda: vision_losses(visual, heads, next(batches)), log_every, report)
 
 
 @torch.inference_mode()

@@ -18,38 +18,38 @@ the eyes get all:
   8. skills: single turns of all kinds: point at the region, read a crop, judge a list of results against the cues, copy
      a position. Never a whole trajectory: that is what the cold start teaches.
 
-Rebuild it with `python -m reverse_lib.pretrain data/models/base`; with `--measure`, the skills of the base in that
+Rebuild it with `python -m reverse_lib.world.base data/models/base`; with `--measure`, the skills of the base in that
 folder are measured instead. What is done is kept there after every step (`eyes.pt`, `words.pt`, `both.pt`), so that a
 second run goes on (times and skills: see the model card).
 """
 
 import json
 import multiprocessing
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from reverse_lib.environment import TINY, tool_functions
+from reverse_lib.geo import Answer, box_iou
 from reverse_lib.models import (
     Agent,
     ImageOnlyProcessor,
-    load_agent,
     quicken,
     right_padded,
     save_checkpoint,
     set_threads,
 )
+from reverse_lib.reward import evidence_mcc
+from reverse_lib.trajectory import Turn, parse_turn
 from reverse_lib.world.atlas import World
-from reverse_lib.world.base import tiny
-from reverse_lib.world.base.skill_measures import measure_base, unseen_pool
-from reverse_lib.world.base.skills import FIRST_SEED, SkillDrills, SkillSample, draw_pool, vision_batches, whole_words
+from reverse_lib.world.base import architecture
+from reverse_lib.world.base.drills import FIRST_SEED, SkillDrills, SkillSample, draw_pool, vision_batches, whole_words
 from reverse_lib.world.base.vision import (
     Descent,
     VisionHeads,
@@ -57,7 +57,6 @@ from reverse_lib.world.base.vision import (
     linear_weights,
     measure_vision,
     patchify,
-    rate_at,
     train_vision,
 )
 
@@ -65,6 +64,15 @@ PARTS = {
     "eyes": ("reading", "looking"),
     "words": ("copying", "comparing", "judging"),
     "both": ("naming", "pointing", "skills"),
+}
+EYES = {"reading": ((0, 64), 1.5e-3), "looking": ((20, 12), 3e-3)}  # photos and crops a step, peak learning rate
+WORDS: dict[str, tuple[float, dict[str, float]]] = {  # peak learning rate, shares of drills
+    "copying": (2e-3, {"copying": 1.0}),
+    "comparing": (1.5e-3, {"judging": 0.65, "copying": 0.35}),
+    "judging": (1.5e-3, {"judging": 0.65, "copying": 0.35}),
+    "naming": (1e-3, {"reading": 0.8, "judging": 0.12, "copying": 0.08}),
+    "pointing": (1e-3, {"pointing": 0.6, "reading": 0.2, "judging": 0.15, "copying": 0.05}),
+    "skills": (1e-3, {"pointing": 0.25, "reading": 0.33, "judging": 0.4, "copying": 0.02}),
 }
 VERDICT_WEIGHT = 4.0  # of the loss on "+" and "~": three tokens in twenty carry the whole decision
 
@@ -128,7 +136,6 @@ def train_skills(
     batch: int = 16,
     log_every: int = 100,
     report: Callable[[str], None] = print,
-    on_log: Callable[[], None] | None = None,
 ) -> list[dict]:
     """Train whatever of the model has gradients on single turns for a time budget; one kind of turn a step.
 
@@ -142,29 +149,21 @@ def train_skills(
         batch: Samples a step.
         log_every: Steps between two logged rows.
         report: Called with each row as text.
-        on_log: Called at every logged row (checkpoints).
 
     Returns:
-        The logged losses (running means by kind of turn), with step and seconds.
+        As `Descent.for_seconds` does; losses by kind of turn.
     """
-    descend = Descent(linear_weights(model), list(model.parameters()), lr)
     kinds, chances, ready = list(shares), list(shares.values()), {kind: [] for kind in shares}
-    start, history, step, recent = time.monotonic(), [], 0, {}
-    while (done := (time.monotonic() - start) / seconds) < 1:
+
+    def loss_of_a_kind() -> dict[str, torch.Tensor]:
         kind = kinds[drills.rng.choice(len(kinds), p=chances)]
         ready[kind] = ready[kind] or draw_batches(getattr(drills, kind), batch, drills.rng)
         inputs, weights = encode_skills(tokenizer, ready[kind].pop())
         with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16), right_padded(model):
-            loss = skill_loss(model, inputs, weights)
-        descend(loss, rate_at(done))
-        recent[kind] = 0.9 * recent.get(kind, loss.item()) + 0.1 * loss.item()
-        step += 1
-        if step % log_every == 0:
-            history.append({"step": step, "seconds": time.monotonic() - start, **recent})
-            report(" ".join(f"{k} {v:.3f}" for k, v in history[-1].items()))
-            if on_log:
-                on_log()
-    return history
+            return {kind: skill_loss(model, inputs, weights)}
+
+    descent = Descent(linear_weights(model), list(model.parameters()), lr)
+    return descent.for_seconds(seconds, loss_of_a_kind, log_every, report)
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ class Builder:
     def __init__(self, folder: Path, recipe: Recipe, part: str, report: Callable[[str], None] = print):
         self.file, self.recipe, self.part, self.report = folder / f"{part}.pt", recipe, part, report
         self.world = World(FIRST_SEED, recipe.places)
-        self.model, self.tokenizer = tiny.build(whole_words(self.world), recipe.seed)
+        self.model, self.tokenizer = architecture.build(whole_words(self.world), recipe.seed)
         quicken(self.model)
         self.heads = VisionHeads(self.model.config.text_config.hidden_size, len(self.world.countries))
         self.done: list[str] = []
@@ -203,8 +202,8 @@ class Builder:
             self.done = state["done"]
         elif part == "both":
             eyes, words = (torch.load(folder / f"{done}.pt", weights_only=True) for done in ("eyes", "words"))
-            seen = {name: weight for name, weight in eyes["model"].items() if ".visual." in name}
-            self.model.load_state_dict(words["model"] | seen)
+            tower = {name: weight for name, weight in eyes["model"].items() if ".visual." in name}
+            self.model.load_state_dict(words["model"] | tower)
             self.heads.load_state_dict(eyes["heads"])
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model.to(device), self.heads.to(device)
@@ -224,29 +223,19 @@ class Builder:
         """One step of the recipe."""
         minutes = getattr(self.recipe, name)
         self.drills.most_results = 6 if name in ("judging", "skills") else 2
-        if name == "reading":
-            self.see(pool, (0, 64), 1.5e-3, minutes)
-        elif name == "looking":
-            self.see(pool, (20, 12), 3e-3, minutes)
-        elif name == "copying":
-            self.speak(minutes, 2e-3, copying=1.0)
-        elif name in ("comparing", "judging"):
-            self.speak(minutes, 1.5e-3, judging=0.65, copying=0.35)
-        elif name == "naming":
-            self.speak(minutes, 1e-3, reading=0.8, judging=0.12, copying=0.08)
-        elif name == "pointing":
-            self.speak(minutes, 1e-3, pointing=0.6, reading=0.2, judging=0.15, copying=0.05)
+        if name in EYES:
+            self.see(pool, minutes, *EYES[name])
         else:
-            self.speak(minutes, 1e-3, pointing=0.25, reading=0.33, judging=0.4, copying=0.02)
+            self.speak(minutes, *WORDS[name])
 
-    def see(self, pool: tuple[list, list], batch: tuple[int, int], lr: float, minutes: float) -> None:
+    def see(self, pool: tuple[list, list], minutes: float, batch: tuple[int, int], lr: float) -> None:
         """Trains tower and heads on so many photos and crops a step."""
         if minutes > 5 and self.model.device.type == "cpu":  # a shorter step does not earn back the compiling
             fuse(self.model.model.visual.blocks)
         batches = vision_batches(*pool, batch, self.recipe.seed + batch[0])
         train_vision(self.model.model.visual, self.heads, batches, 60 * minutes, lr, report=self.report)
 
-    def speak(self, minutes: float, lr: float, **shares: float) -> None:
+    def speak(self, minutes: float, lr: float, shares: Mapping[str, float]) -> None:
         """Trains the language model on drills, the tower held still."""
         self.model.model.visual.requires_grad_(False)
         if self.part == "both" and minutes > 5 and self.model.device.type == "cpu":  # on one core it wins too little
@@ -257,13 +246,13 @@ class Builder:
     def measure(self) -> dict[str, float]:
         """Skills on the photos of a world that was not trained on, and on held-out names only."""
         pool = unseen_pool(self.recipe.photos, places=self.recipe.places)
-        seen = measure_vision(self.model.model.visual, self.heads, *pool)
-        return {f"heads_{k}": v for k, v in seen.items()} | measure_base(self.agent(), pool, self.recipe.places)
+        heads = measure_vision(self.model.model.visual, self.heads, *pool)
+        return {f"heads_{k}": v for k, v in heads.items()} | measure_base(self.agent(), pool, self.recipe.places)
 
     def agent(self) -> Agent:
         """The base as an agent."""
         template = self.tokenizer.chat_template
-        processor = ImageOnlyProcessor(tiny.image_processor(), self.tokenizer, chat_template=template)
+        processor = ImageOnlyProcessor(architecture.image_processor(), self.tokenizer, chat_template=template)
         return Agent(self.model, processor, TINY)
 
 
@@ -307,32 +296,82 @@ def build_base(folder: Path, recipe: Recipe | None = None) -> dict[str, float]:
     return skills
 
 
-@click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A field of Recipe, such as reading=20.")
-@click.option("--measure", is_flag=True, help="Only measure the skills of the base that is in FOLDER.")
-def main(folder: Path, settings: tuple[str, ...], measure: bool) -> None:
-    """Rebuild the tiny base model into FOLDER."""
-    if measure:
-        set_threads()
-        try:
-            agent = load_agent(folder)
-        except (FileNotFoundError, ValueError) as error:
-            raise click.ClickException(str(error)) from None
-        print(json.dumps(measure_base(agent), indent=2))
-        return
-    known = {field.name: field.type for field in fields(Recipe)}
-    chosen = {}
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        if name not in known:
-            raise click.BadParameter(f"{name!r}: unknown; use one of {', '.join(known)}")
-        try:
-            chosen[name] = known[name](value)
-        except ValueError:
-            raise click.BadParameter(f"{setting!r}: give a number") from None
-    print(build_base(folder, Recipe(**chosen)))
+def measure_skills(agent: Agent, drills: SkillDrills, n: int = 64) -> dict[str, float]:
+    """Free-running accuracy of each skill on `n` drills.
+
+    Returns:
+        read: share of crops read exactly; point: share of boxes with IoU >= 0.5; judge_mcc: MCC of trusted results;
+        judge_exact: share of lists judged exactly; copy: of these, where a result is used, the share of answers with
+        its very position; answer: share of all answers with country, name and position of the first useful result.
+    """
+    read, point, mcc, exact, copied, answered = [], [], [], [], [], []
+    for kind in (drills.pointing, drills.reading, drills.judging):
+        for want, got in _answered(agent, [kind() for _ in range(n)]):
+            if kind == drills.reading:
+                read.append(want.think == got.think)
+            elif kind == drills.judging:
+                mcc.append(evidence_mcc(got.useful, set(want.useful), 6))
+                exact.append(got.useful == want.useful)
+                if want.answer and want.useful:
+                    answered.append(got.answer == want.answer)
+                    copied += [_position(got.answer) == _position(want.answer)] if exact[-1] else []
+            elif want.tool_call:
+                point.append(got.tool_call is not None and box_iou(_box(got), _box(want)) >= 0.5)
+    skills = {"read": read, "point": point, "judge_mcc": mcc, "judge_exact": exact, "copy": copied, "answer": answered}
+    return {name: float(np.mean(values or [0])) for name, values in skills.items()}
 
 
-if __name__ == "__main__":
-    main()
+def measure_base(
+    agent: Agent, pool: tuple[list, list] | None = None, places: int = 200, n: int = 512
+) -> dict[str, float]:
+    """What a base can do where it was never trained: photos of a further world, and held-out names only.
+
+    Args:
+        agent: The base.
+        pool: Photos and crops with held-out names; those of the last world before the training's if None.
+        places: Size of the worlds.
+        n: Drills of each kind.
+
+    Returns:
+        As `measure_skills` does; and read_photo: share of the pool's crops cut from photos, the drawn ones aside, read
+        exactly.
+    """
+    photos, crops = pool or unseen_pool(places=places)
+    world = World(FIRST_SEED, places)
+    skills = measure_skills(agent, SkillDrills(photos, crops, world, 0, only_held_out=True), n)
+    cut = [SkillDrills(photos, [crop], world, 0).reading() for crop in crops if crop.centres_px is None]
+    read = [want.think == got.think for want, got in _answered(agent, cut)]
+    return skills | {"read_photo": float(np.mean(read))}
+
+
+def unseen_pool(photos: int = 900, drawn: int = 650, places: int = 200) -> tuple[list, list]:
+    """Photos and crops with held-out names only, of a world that is not trained on."""
+    return draw_pool(1, photos, drawn, places, first_seed=FIRST_SEED - 1, only_held_out=True)
+
+
+def _answered(agent: Agent, samples: list[SkillSample]) -> list[tuple[Turn, Turn]]:
+    """The last turns of drills, as they should be and as the agent writes them."""
+    replies = agent([_with_image(s) for s in samples])
+    texts = [reply.text if reply else "" for reply in replies]
+    return [(parse_turn(s.messages[-1]["content"]), parse_turn(text)) for s, text in zip(samples, texts, strict=True)]
+
+
+def _position(answer: Answer | None) -> tuple[float, float] | None:
+    return None if answer is None else (answer.lat, answer.lon)
+
+
+def _box(turn) -> list[float]:
+    box = turn.tool_call.arguments.get("bbox_2d")
+    return box if isinstance(box, list) and len(box) == 4 else [0, 0, 0, 0]
+
+
+def _with_image(sample: SkillSample) -> list[dict]:
+    """The conversation before the last turn, its image block filled in."""
+    messages = []
+    for message in sample.messages[:-1]:
+        content = message["content"]
+        if isinstance(content, list):
+            picture = {"type": "image", "image": Image.fromarray(sample.image)} if sample.image is not None else None
+            content = [picture if block["type"] == "image" else block for block in content]
+        messages.append({**message, "content": content})
+    return messages

@@ -3,6 +3,9 @@
 Worlds with seeds from 1000 on have other photos than world 0 and mostly other places. Photos whose place, and crops
 whose text, is held out by `held_out` (one name in twelve, whichever world it stands in) are left out, so that reading
 and copying can be measured on names the base has never seen.
+
+A few thousand photos hold too few different names to learn letters from. So there are drawn crops as well, each with
+another name, drawn by the same code as the photos' own panels, and it is known where each letter stands.
 """
 
 import hashlib
@@ -12,20 +15,23 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from string import ascii_lowercase
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from reverse_lib.environment import TINY, initial_messages, show_photo, show_zoom, with_photo
 from reverse_lib.geo import Answer
 from reverse_lib.trajectory import ToolCall, format_turn
 from reverse_lib.world.atlas import World
-from reverse_lib.world.base.lettering import CropSample, draw_crop, loosen, misspell
-from reverse_lib.world.gazetteer import Country
+from reverse_lib.world.canvas import text_width
 from reverse_lib.world.pages import ABOUT, FILLERS, TITLES, filler
-from reverse_lib.world.teacher import WORDINGS, Row, judge, say
+from reverse_lib.world.panels import NOWHERE, Mark, draft_panel, draw_wide, panel_picture, sign_style, widen
+from reverse_lib.world.places import Country
+from reverse_lib.world.teacher import WORDINGS, Row, judge, largest_city_of, misspell, say
 
 KINDS = ("none", "sign", "board", "landmark", "jersey", "poster", "restaurant", "mural")  # the first four can inform
+LETTERED = {"sign": 0.45, "board": 0.3, "poster": 0.25}  # shares of drawn crops
 FIRST_SEED = 1000  # pre-training worlds; evaluation uses small seeds
 
 
@@ -40,6 +46,15 @@ class PhotoSample:
     marks: list[tuple[int, tuple[int, int, int, int]]]  # kind and box of every region, decoys included
     photo_id: str = ""
     name: str = ""
+
+
+@dataclass
+class CropSample:
+    """One zoom as the model sees it, with the text on it."""
+
+    image: np.ndarray  # (H, W, 3) uint8
+    text: str
+    centres_px: np.ndarray | None = None  # (characters,) where each letter's middle is, from the left
 
 
 def held_out(name: str) -> bool:
@@ -63,7 +78,7 @@ def draw_samples(seed: int, photos: int, places: int = 200, drawn: int = 0, only
     world = World(seed, places)
     codes = {country.name: i for i, country in enumerate(world.countries)}
     rng = np.random.default_rng(seed)
-    seen, crops = [], []
+    samples, crops = [], []
     for photo in world.photos("train", photos):
         if held_out(photo.city) and not only_held_out:
             continue
@@ -73,14 +88,65 @@ def draw_samples(seed: int, photos: int, places: int = 200, drawn: int = 0, only
         kind = KINDS.index(mark.kind if mark else "none")
         box = tuple(mark.bbox_2d) if mark else None
         marks = [(KINDS.index(m.kind), tuple(m.bbox_2d)) for m in photo.marks]
-        seen.append(PhotoSample(small, codes[photo.country], kind, box, marks, photo.photo_id, photo.city))
+        samples.append(PhotoSample(small, codes[photo.country], kind, box, marks, photo.photo_id, photo.city))
         for mark in photo.marks:
-            if mark.kind in ("sign", "board", "poster") and held_out(mark.text) == only_held_out:
+            if mark.kind in LETTERED and held_out(mark.text) == only_held_out:
                 zoom = show_zoom(image, loosen(mark.bbox_2d, rng), TINY)
                 crops.append(CropSample(np.asarray(zoom), mark.text))
     names = [name for name in world.names if held_out(name) == only_held_out]
-    crops += [draw_crop(rng, names, world.countries, seen[i % len(seen)].image) for i in range(drawn)]
-    return seen, crops
+    crops += [draw_crop(rng, names, world.countries, samples[i % len(samples)].image) for i in range(drawn)]
+    return samples, crops
+
+
+def loosen(box: Sequence[float], rng: np.random.Generator) -> list[int]:
+    """A box as a model would draw it, in 0..1000: each side up to 15 % (one box in four: 35 %) out or 4 % in."""
+    return [round(edge) for edge in widen(box, rng.uniform(-0.04, 0.35 if rng.random() < 0.25 else 0.15, 4))]
+
+
+def draw_crop(
+    rng: np.random.Generator, names: Sequence[str], countries: Sequence[Country], backdrop: np.ndarray
+) -> CropSample:
+    """A panel with a random name (one in five: random letters) on a piece of a photo, seen through a loose box.
+
+    Args:
+        rng: Where every choice comes from.
+        names: Names to write.
+        countries: Whose sign colours are used.
+        backdrop: (H, W, 3) uint8, what is around the panel.
+    """
+    text = names[rng.integers(len(names))]
+    if rng.random() < 0.2:
+        text = "".join(ascii_lowercase[i] for i in rng.integers(26, size=rng.integers(3, 12))).capitalize()
+    country = countries[rng.integers(len(countries))]
+    kind = tuple(LETTERED)[rng.choice(len(LETTERED), p=list(LETTERED.values()))]
+    style = sign_style(rng, country) if kind == "sign" else int(rng.integers(1 << 16))
+    panel = draft_panel(rng, Mark(NOWHERE, kind, text, True, country.name), text, style)
+    picture = panel_picture(0, panel)
+    with_text, without = (draw_wide(each) for each in (panel, replace(panel, label=" ")))
+    difference = ImageChops.difference(with_text, without)
+    left, _, right, _ = difference.getbbox() or (0, 0, *picture.size)
+    ends = np.array([text_width(text[:n], panel.face, 64) for n in range(len(text) + 1)], float)
+    centres = left + (right - left) * (ends[:-1] + ends[1:]) / 2 / ends[-1]  # px of the panel
+
+    width, height = picture.size
+    beside, above = round(0.4 * width) + 12, round(0.4 * height) + 12  # px of the photo around the panel
+    size = width + 2 * beside, height + 2 * above
+    scene = Image.fromarray(backdrop).resize(size, Image.Resampling.BILINEAR)
+    scene.paste(picture, (beside, above))
+    scene = Image.fromarray(_weathered(np.asarray(scene), rng))
+    scale = 1000 / np.array([scene.width, scene.height] * 2)  # px -> 0..1000
+    box = loosen((beside, above, beside + width, above + height) * scale, rng)
+    crop_left, crop_top, crop_right, crop_bottom = np.array(box) / scale
+    stretch = TINY.zoom_stretch
+    zoom = min(TINY.zoom_px[0] / stretch / (crop_right - crop_left), TINY.zoom_px[1] / (crop_bottom - crop_top))
+    return CropSample(np.asarray(show_zoom(scene, box, TINY)), text, (centres + beside - crop_left) * zoom * stretch)
+
+
+def _weathered(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Light, tint and grain, as the hour gives them to a photo; (H, W, 3) uint8."""
+    light = rng.uniform(0.55, 1.08) * rng.uniform(0.9, 1.05, 3)
+    grain = rng.normal(0, rng.uniform(0, 5), pixels.shape[:2])[..., None]
+    return np.clip(pixels * light + grain, 0, 255).astype(np.uint8)
 
 
 def draw_pool(
@@ -139,9 +205,9 @@ def vary(rng: np.random.Generator, photo: PhotoSample) -> PhotoSample:
 
     def moved(bbox_2d: tuple[int, int, int, int]) -> tuple[int, int, int, int] | None:
         corners = (np.array(bbox_2d) / 1000 - (left, top, left, top)) / share * 1000
-        x1, y1, x2, y2 = seen = corners.clip(0, 1000)
+        x1, y1, x2, y2 = left_over = corners.clip(0, 1000)
         area = (corners[2] - corners[0]) * (corners[3] - corners[1])
-        return tuple(int(v) for v in seen.round()) if (x2 - x1) * (y2 - y1) > area / 2 else None
+        return tuple(int(v) for v in left_over.round()) if (x2 - x1) * (y2 - y1) > area / 2 else None
 
     marks = [(kind, box) for kind, bbox_2d in photo.marks if (box := moved(bbox_2d))]
     return replace(photo, image=image, bbox_2d=photo.bbox_2d and moved(photo.bbox_2d), marks=marks)
@@ -185,7 +251,7 @@ class SkillDrills:
         photo = self.photos[self.rng.integers(len(self.photos))]
         country = self.countries[photo.country]
         if photo.bbox_2d is None:
-            answer = Answer(country.name, country.city, country.lat, country.lon)
+            answer = largest_city_of(country)
             turn = format_turn(f"{self._say('guess', c=country.name)} {self._say('nothing')}", answer=answer)
         else:
             turn = self._look(country.name, KINDS[photo.kind], photo.bbox_2d)
@@ -227,7 +293,7 @@ class SkillDrills:
                 f"{think} {self._say('use', i=row.number, t=row.title, p=row.position)}", useful, answer=answer
             )
         elif by_look:
-            answer = Answer(country.name, country.city, country.lat, country.lon)
+            answer = largest_city_of(country)
             turn = format_turn(f"{think} {self._say('none')}", useful, answer=answer)
         else:
             turn = format_turn(f"{think} {self._say('none')}", useful, tool_call=_text_search(read))

@@ -1,42 +1,87 @@
-"""What landmarks are made of: bodies, windows, ornaments and crowns, as polygons in a unit square (y down).
+"""Landmarks: facades and towers composed from shapes and colours that belong to one place alone.
 
-Each function throws the dice of one place; a body returns where its crown sits: (centre x, y, half width).
+A landmark is a function of (world seed, place) and carries no text. It is kept as coloured polygons in a unit square
+(y down) and drawn anew each time, a little turned, at any size and in any light: photos and web pictures show the same
+building and share no pixels. That is what image search can work on.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
 import numpy as np
 
-from reverse_lib.world.canvas import CIRCLE, Colour, Dice, mix
+from reverse_lib.world.canvas import CIRCLE, SUBPIXEL_BITS, Canvas, Colour, mix, palette, shifted
+from reverse_lib.world.dice import Dice, pick, stream
 
-STONES: tuple[Colour, ...] = (
-    (222, 206, 168),
-    (176, 108, 84),
-    (238, 236, 228),
-    (150, 156, 166),
-    (214, 158, 96),
-    (232, 190, 196),
-    (170, 196, 170),
-    (128, 92, 76),
-    (196, 214, 230),
-    (244, 216, 112),
-    (110, 124, 138),
-    (206, 224, 200),
-)
-ACCENTS: tuple[Colour, ...] = (
-    (40, 96, 84),
-    (150, 40, 36),
-    (36, 60, 120),
-    (204, 160, 52),
-    (70, 66, 72),
-    (110, 160, 140),
-    (120, 60, 110),
-    (226, 122, 44),
-    (60, 140, 190),
-    (206, 196, 180),
-)
-Top = tuple[float, float, float]
+MOST_TURN = 0.2  # how much taller the near edge of a facade seems than the far one, at most
+STONES = palette("decea8 b06c54 eeece4 969ca6 d69e60 e8bec4 aac4aa 805c4c c4d6e6 f4d870 6e7c8a cee0c8")
+ACCENTS = palette("286054 962824 243c78 cca034 464248 6ea08c 783c6e e27a2c 3c8cbe cec4b4")
+Top = tuple[float, float, float]  # where a body's crown sits: centre x, y, half width
 ASPECT = 0.75  # usual width of a landmark over its height: turns an ellipse into a circle
+
+
+@dataclass(frozen=True)
+class Landmark:
+    """Polygons in a unit square, back to front.
+
+    Attributes:
+        corners: All corners, (n, 2), x to the right and y down, filling 0..1 both ways.
+        ends: Where each polygon ends in `corners`.
+        colours: One for each polygon, (m, 3).
+    """
+
+    corners: np.ndarray
+    ends: tuple[int, ...]
+    colours: np.ndarray
+
+
+@lru_cache(maxsize=4096)
+def landmark_of(seed: int, place_id: int) -> Landmark:
+    """The landmark of a place; do not modify it."""
+    dice = Dice(stream("landmark", seed, place_id))
+    stone, accent, second = (shifted(pick(dice, colours), dice, 22, 8, 250) for colours in (STONES, ACCENTS, ACCENTS))
+    builder = Builder(dice, stone, accent, second)
+    crown(builder, BODIES[dice.integers(len(BODIES))](builder))
+    corners = np.concatenate(builder.polygons)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    ends = np.cumsum([len(polygon) for polygon in builder.polygons])
+    return Landmark((corners - low) / (high - low), tuple(ends.tolist()), np.array(builder.colours))
+
+
+def draw_landmark(
+    canvas: Canvas,
+    box: tuple[float, float, float, float],
+    landmark: Landmark,
+    turn: float,
+    light: tuple[float, float, float],
+) -> None:
+    """Draws a landmark that fills a box.
+
+    Args:
+        canvas: What to draw on.
+        box: Left, top, right, bottom, px.
+        landmark: From `landmark_of`.
+        turn: From -`MOST_TURN` (the left edge is nearer) to `MOST_TURN`.
+        light: What red, green and blue are multiplied by.
+    """
+    left, top, right, bottom = box
+    x, y = landmark.corners[:, 0], landmark.corners[:, 1]
+    scale = 1 + turn * (x - 0.5)
+    eye = 0.85  # height of the eye in units from the top
+    points = np.empty_like(landmark.corners)
+    points[:, 0] = x - 0.5 * turn * x * (1 - x)
+    points[:, 1] = eye + (y - eye) * scale
+    low, high = points.min(axis=0), points.max(axis=0)
+    points = (points - low) / (high - low) * (right - left - 1, bottom - top - 1) + (left, top)
+    fixed = np.floor(points * 16 + 0.5).astype(np.int32)
+    colours = np.minimum(np.floor(landmark.colours * np.array(light) + 0.5), 255).astype(int).tolist()
+    start = 0
+    for end, colour in zip(landmark.ends, colours, strict=True):
+        cv2.fillConvexPoly(canvas.pixels, fixed[start:end], colour, cv2.LINE_AA, SUBPIXEL_BITS)
+        start = end
 
 
 class Builder:
@@ -282,7 +327,7 @@ def _arcade(b: Builder) -> Top:
     return 0.5, top - 0.1, half
 
 
-def _striped_tower(b: Builder) -> Top:
+def _lighthouse(b: Builder) -> Top:
     top, low, high, bands = b.dice.uniform(0.22, 0.32), b.dice.uniform(0.24, 0.34), b.dice.uniform(0.12, 0.18), 5
     bands += b.dice.integers(5)
     for band in range(bands):
@@ -300,20 +345,7 @@ def _striped_tower(b: Builder) -> Top:
     return 0.5, top - 0.03, high
 
 
-BODIES = (
-    _tower,
-    _hall,
-    _temple,
-    _twin_towers,
-    _gate,
-    _stack,
-    _rotunda,
-    _castle,
-    _slab,
-    _pyramid,
-    _arcade,
-    _striped_tower,
-)
+BODIES = (_tower, _hall, _temple, _twin_towers, _gate, _stack, _rotunda, _castle, _slab, _pyramid, _arcade, _lighthouse)
 
 
 def crown(b: Builder, top: Top) -> None:
