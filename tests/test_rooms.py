@@ -14,10 +14,10 @@ MAY_USE = {  # besides profiles and geo
     "geo": set(),
     "trajectory": set(),
     "photos": set(),
-    "search": {"trajectory"},
+    "search": {"photos", "trajectory"},
     "environment": {"photos", "search", "trajectory"},
     "reward": {"trajectory"},
-    "models": {"environment", "trajectory"},
+    "models": {"environment", "photos", "trajectory"},
     "annotation": {"environment", "photos", "search", "trajectory"},
 }
 MAY_USE["training"] = {*MAY_USE, "reward", "models", "annotation"} - EVERYBODY
