@@ -137,7 +137,7 @@ def check_world(metrics, folder):
         check_figure(folder, f"01_{name}", 1760)
     for name in ("funnel", "curriculum"):
         check_figure(folder, f"01_{name}", 500)
-    groups = drawn_data((folder / "maps" / "01_twins.html").read_text())
+    groups = drawn_data((folder / "maps" / "01_twins.html").read_text())["groups"]
     assert sum(len(group["places"]) for group in groups) == 40
     with opened(folder, "01_twins") as page:
         assert page.locator(".leaflet-container").count() == 1
