@@ -443,7 +443,8 @@ def test_a_process_killed_while_recording_loses_no_committed_record(folder, dela
     assert writer.stdout.readline() == "0\n"
     time.sleep(delay_s)
     writer.send_signal(signal.SIGKILL)
-    said = ["0", *writer.communicate(timeout=30)[0].split()]
+    said = ["0", *writer.stdout.read().split()]  # communicate() would lose what readline() has read ahead
+    writer.wait(30)
     with SearchCache.open(folder, "w") as cache:
         assert len(cache.photo_ids()) in (len(said), len(said) + 1)
         for n in said:
