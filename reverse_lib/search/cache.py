@@ -57,7 +57,6 @@ from reverse_lib.search.results import (
     filter_results,
     jaccard,
     normalise_query,
-    query_words,
 )
 from reverse_lib.trajectory import SEARCH_TOOLS, Trajectory
 
@@ -135,7 +134,6 @@ class SearchCache:
     reads_pixels = False  # an image search is answered by its box
 
     def __init__(self, path, mode="r", seed=0, *, blocked_hosts=(), **limits) -> None:
-        """Opens a cache; see `open`."""
         if mode not in ("r", "w"):
             raise ValueError(f"mode {mode!r}: no such mode; use 'r' to read or 'w' to record")
         self.seed, self.mode = operator.index(seed), mode
@@ -284,17 +282,12 @@ class SearchCache:
         return self._answer(IMAGE, photo_id, box, call, overlap, self.limits.min_iou)
 
     def text(self, photo_id: str, query: str, call: int = 0) -> SearchAnswer | None:
-        """Answers a text search from the recorded query that shares most words.
-
-        Args:
-            photo_id: The photo.
-            query: The words searched for.
-            call: How often this was asked before in the same rollout.
+        """Answers a text search from the recorded query that shares most words; arguments as in `image`.
 
         Returns:
             The answer, its `match` being the Jaccard similarity, or `None` when no query comes up to `min_similarity`.
         """
-        words = query_words(_checked_text("query", query))
+        words = frozenset(normalise_query(_checked_text("query", query)).split())
 
         def similarity(asked: str, arguments: str) -> float:
             return jaccard(frozenset(asked.split()), words)
