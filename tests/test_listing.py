@@ -275,10 +275,7 @@ HEADERS = [b"path,lat,lon\n", b"path;lat;lon\r\n", b"\xef\xbb\xbfID\tLAT\tLON\n"
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    st.binary(max_size=200),
-    st.sampled_from(HEADERS),
-)
+@given(st.binary(max_size=200), st.sampled_from(HEADERS))
 def test_any_bytes_are_rows_or_an_error_that_names_the_file(data, header):
     with tempfile.TemporaryDirectory() as root:
         (Path(root) / "list.csv").write_bytes(header + data)
@@ -290,17 +287,11 @@ def test_any_bytes_are_rows_or_an_error_that_names_the_file(data, header):
             assert not listing.photos and listing.listed == len(list(read_rows(Path(root) / "list.csv")))
 
 
+NAMES = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1)
+
+
 @settings(max_examples=100, deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1),
-            st.floats(-90, 90),
-            st.floats(-180, 180),
-        ),
-        max_size=8,
-    )
-)
+@given(st.lists(st.tuples(NAMES, st.floats(-90, 90), st.floats(-180, 180)), max_size=8))
 def test_rows_that_the_csv_module_wrote_are_read_as_they_were(rows):
     rows = [row for row in rows if row[0].strip() and row[0].count("\n") + row[0].count("\r") < 15]
     with tempfile.TemporaryDirectory() as root:

@@ -25,7 +25,6 @@ from reverse_lib.trajectory import (
 
 ANSWER = "<answer>France, Paris, 48.85, 2.35</answer>"
 CALL = '<tool_call>{"name": "text_search_tool", "arguments": {"query": "Paris"}}</tool_call>'
-PARIS = Answer("France", "Paris", 48.85, 2.35)
 
 
 def observation(tool="text_search_tool", status="ok", **facts):
@@ -50,7 +49,7 @@ def test_labels_are_owed_after_a_search_that_ran_and_after_nothing_else(tool, st
 
 
 def test_the_answer_is_the_last_turns_and_two_answers_are_none():
-    assert answered().answer == PARIS
+    assert answered().answer == Answer("France", "Paris", 48.85, 2.35)
     assert rollout((f"<think>a</think>{ANSWER}",), (f"<think>a</think>{CALL}", observation())).answer is None
     assert rollout((f"<think>a</think>{ANSWER}",), (f"<think>a</think>{ANSWER}",)).answer is None
     assert rollout((f"<think>a</think>{CALL}{ANSWER}", observation()), (f"<think>a</think>{ANSWER}",)).answer is None
@@ -71,20 +70,12 @@ def test_useful_positions_count_from_one():
 
 
 def full_row():
+    shown = observation(results=[{"title": "\x85", "useful": None}], match=0.5)
+    facts = {"lat": 0.0, "lon": -180, "country": "日本", "evidence": ("https://a.example/é",)}
+    extra = {"n_nudges": 2, "nested": {"a": [None, True, 1.5, np.float32(0.5), np.int64(3)]}}
+    boxes = ((1, 2, 3, 4), np.array([5, 6, 7, 8]))
     return Trajectory(
-        "p\u2028é\n",
-        [
-            Step(
-                f"<think>\ud83d \u2028</think>{CALL}",
-                observation(results=[{"title": "\x85", "useful": None}], match=0.5),
-            )
-        ],
-        lat=0.0,
-        lon=-180,
-        country="日本",
-        regions=((1, 2, 3, 4), np.array([5, 6, 7, 8])),
-        evidence=("https://a.example/é",),
-        extra={"n_nudges": 2, "nested": {"a": [None, True, 1.5, np.float32(0.5), np.int64(3)]}},
+        "p\u2028é\n", [Step(f"<think>\ud83d \u2028</think>{CALL}", shown)], regions=boxes, extra=extra, **facts
     )
 
 
@@ -189,8 +180,9 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, name, row, rea
     assert os.listdir(tmp_path) == [name]
 
 
-def test_a_save_replaces_the_file_only_when_it_is_whole(tmp_path, monkeypatch):
-    path = tmp_path / "rows.jsonl"
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_save_replaces_the_file_only_when_it_is_whole(tmp_path, name):
+    path = tmp_path / name
     save_trajectories(path, [answered()])
 
     def rows():
@@ -200,19 +192,11 @@ def test_a_save_replaces_the_file_only_when_it_is_whole(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         save_trajectories(path, rows())
-    assert load_trajectories(path) == [answered()]
-    assert os.listdir(tmp_path) == ["rows.jsonl"]
-
-
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
-def test_who_reads_the_old_file_goes_on_reading_the_old_file(tmp_path, name):
-    path = tmp_path / name
-    save_trajectories(path, [answered()])
-    before = path.read_bytes()
-    with path.open("rb") as reader:
+    assert load_trajectories(path) == [answered()] and os.listdir(tmp_path) == [name]
+    with path.open("rb") as reader:  # who reads the old file goes on reading the old file
+        before = path.read_bytes()
         save_trajectories(path, [Trajectory("new")])
-        assert reader.read() == before
-    assert load_trajectories(path) == [Trajectory("new")]
+        assert reader.read() == before and load_trajectories(path) == [Trajectory("new")]
 
 
 def test_jsonl_is_one_strict_ascii_line_a_row(tmp_path):

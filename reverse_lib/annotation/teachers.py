@@ -60,7 +60,7 @@ class _Keeper:
         self.failures = 0
 
     def finished(self, trajectory: Trajectory, _run: Rollout) -> None:
-        observations = [step.observation for step in trajectory.steps if step.observation is not None]
+        observations = trajectory.observations
         trajectory.extra["n_nudges"] = sum(observation.tool == UNREADABLE for observation in observations)
         self.journal.append(trajectory.to_dict())
         self.made.append(trajectory)

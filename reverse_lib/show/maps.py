@@ -25,7 +25,7 @@ from PIL import Image
 
 from reverse_lib.evaluation import to_frame
 from reverse_lib.geo import HALF_CIRCUMFERENCE_KM, accuracy_reward, haversine_km, towns
-from reverse_lib.photos import Photo, PhotoError
+from reverse_lib.photos import Photo, PhotoError, data_url
 from reverse_lib.show.countries import country_codes
 from reverse_lib.show.story import narrate
 from reverse_lib.show.style import (
@@ -37,7 +37,6 @@ from reverse_lib.show.style import (
     band,
     box_of,
     box_or_none,
-    data_url,
     escaped,
 )
 from reverse_lib.trajectory import Trajectory

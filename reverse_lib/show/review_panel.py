@@ -17,11 +17,10 @@ from PIL import Image
 from reverse_lib.annotation import ReviewLog, changed_photos, review_key, searches
 from reverse_lib.geo import BoxError, as_box
 from reverse_lib.photos import Photo, PhotoError
-from reverse_lib.show.style import PLAIN, RIGHT, escaped
+from reverse_lib.show.style import PLAIN, RIGHT, box_or_none, escaped
 from reverse_lib.show.viewer import (
     MUTED,
     RULE,
-    Panel,
     beside,
     block,
     crop_html,
@@ -53,7 +52,7 @@ class _State:
     note: str = ""
 
 
-class ReviewPanel(Panel):
+class ReviewPanel(ipywidgets.VBox):
     """Trajectories to decide on, one after the other.
 
     Args:
@@ -95,6 +94,10 @@ class ReviewPanel(Panel):
         changed = ", ".join(changed_photos(self._rows, self.record.decisions.values()))
         changed = changed and f"Changed since they were decided, so undecided again: {changed}."
         self._say(self.record.set_aside, changed)
+
+    def _repr_mimebundle_(self, **kwargs):
+        page = {"text/html": self.unfolded()}
+        return page if os.environ.get("REVERSE_NO_FRONT_END") else super()._repr_mimebundle_(**kwargs) | page
 
     def unfolded(self) -> str:
         """Progress, and every turn with its ticks; when there are many trajectories, those from the present one on."""
@@ -402,13 +405,8 @@ def offered_boxes(trajectory: Trajectory) -> dict[str, list[int]]:
     offered = {f"region {i}": box for i, box in enumerate(trajectory.regions, start=1)}
     for number, step in enumerate(trajectory.steps, start=1):
         offered[f"turn {number}"] = step.observation.arguments.get("bbox_2d") if step.observation else None
-    boxes = {}
-    for name, box in offered.items():
-        try:
-            boxes[name] = as_box(box)
-        except BoxError:
-            continue
-    return boxes
+    boxes = {name: box_or_none(box) for name, box in offered.items()}
+    return {name: box for name, box in boxes.items() if box}
 
 
 def _photo(image: Image.Image | str, boxes: Sequence[tuple], width_px: int) -> str:

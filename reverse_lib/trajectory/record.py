@@ -114,8 +114,7 @@ class Trajectory:
     @property
     def service_failed(self) -> bool:
         """True where nothing can be said of the agent, since a service it needed failed."""
-        seen = (step.observation for step in self.steps if step.observation is not None)
-        return self.end == "service_error" or any(observation.status == "service_error" for observation in seen)
+        return self.end == "service_error" or any(call.status == "service_error" for call in self.observations)
 
     @property
     def place(self) -> str:
