@@ -49,6 +49,8 @@ class Budgets:
 
 
 TEACHER_BUDGETS = Budgets(nudges=5)  # the paper's: a turn that neither calls nor answers is told so, five times at most
+FAILURES_IN_A_ROW = 5  # photos that a teacher, or searches that a judge, could not do: so many stop the run
+SAME_REGION_IOU = 0.5  # boxes of annotators, or of reviewers, that overlap this much are one region
 
 
 @dataclass(frozen=True)

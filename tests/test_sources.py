@@ -15,7 +15,7 @@ def small():
 
 def test_the_world_comes_with_its_teacher_and_spare_photos_that_are_no_others(small):
     source = open_source(small, n=10, seed=3)
-    assert [len(source.photos), len(source.skipped)] == [10, 0] and not source.own and list(source.told) == []
+    assert [len(source.photos), len(source.skipped)] == [10, 0] and not source.own and list(source.notices) == []
     assert isinstance(source.teacher, ScriptedTeacher) and source.judge.seed == 3 and source.interface == TINY
     assert not {photo.photo_id for photo in source.spare} & {photo.photo_id for photo in source.photos}
     assert source.photo(Trajectory(source.spare[0].photo_id)) == source.spare[0]
@@ -37,4 +37,4 @@ def test_a_folder_is_annotated_by_the_model_named_and_says_what_goes_to_a_server
     source = open_source(small, str(tmp_path), "openai:some-model")
     assert source.own and [photo.photo_id for photo in source.photos] == ["a.jpg"]
     assert source.skipped["kind"].tolist() == ["missing"] and source.judge is source.teacher
-    assert any("127.0.0.1:9" in sentence for sentence in source.told) and "planted" not in " ".join(source.told)
+    assert any("127.0.0.1:9" in sentence for sentence in source.notices) and "planted" not in " ".join(source.notices)
