@@ -13,7 +13,7 @@ from reverse_lib.world import canvas as drawing
 from reverse_lib.world import scene
 from reverse_lib.world.canvas import Canvas
 from reverse_lib.world.dice import stream
-from reverse_lib.world.houses import ROOFS, WALLS
+from reverse_lib.world.street import ROOFS, WALLS
 from reverse_lib.world.landmarks import draw_landmark, landmark_of
 from reverse_lib.world.panels import DECOYS, INFORMATIVE, TALL
 from reverse_lib.world.pictures import describe
