@@ -1,8 +1,5 @@
 """The workbench for agentic image geo-localization.
 
-Modules in the order data flows: geo, trajectory, photos, search, cache, world, environment, rewards,
-teacher, policy, pretrain, sft, grpo, evaluation, plots, maps, profiles. A module imports only from
-modules above it; everything down to rewards works without torch.
+Its folders are rooms; a room's `__init__.py` is its door and says what it offers. README's layout lists them in the
+order data flows: a room uses those before it and no other, through their doors.
 """
-
-__version__ = "0.1.0"

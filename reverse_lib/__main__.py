@@ -11,6 +11,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from reverse_lib.profiles import CALLING
+
 AGENT = "data/models/agent"
 WORLD_ONLY = (
     "This tiny model knows only the miniature world: it reads rendered signs and landmarks. "
@@ -106,7 +108,7 @@ _tools = click.option(
 )
 _calling = click.option(
     "--calling",
-    type=click.Choice(["native", "prompt", "template"]),
+    type=click.Choice(CALLING),
     default="native",
     show_default=True,
     help="openai: tools as function calls, written in the prompt, or by the template of a checkpoint of ours.",

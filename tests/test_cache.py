@@ -5,20 +5,17 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import lmdb
-import pyarrow.parquet as pq
 import pytest
 
-from reverse_lib.search import CacheError, SearchBackend, SearchCache, SearchResult
-from reverse_lib.search.cache import FORMAT_VERSION
-from reverse_lib.search.results import BlockList
+from reverse_lib.search import BlockList, CacheError, SearchBackend, SearchCache, SearchResult
+from reverse_lib.search.cache import FILE_NAME, FORMAT
 from reverse_lib.trajectory import Observation, Step, Trajectory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +54,7 @@ def test_what_was_recorded_comes_back_after_reopening(folder):
         cache.record_text("photo", "Valencia, Spain", [page(3, True), page(4), page(5, None)])
     with SearchCache.open(folder) as cache:
         image, text = cache.image("photo", BOX), cache.text("photo", "SPAIN valencia")
+        assert isinstance(cache, SearchBackend) and cache.image("photo", BOX, call=0, crop=object()) == image
         assert set(image.results) == {page(1, True), page(2)}
         assert [image.results[position - 1] for position in image.useful] == [page(1, True)]
         assert (image.match, image.labelled) == (1.0, True)
@@ -69,12 +67,6 @@ def test_what_was_recorded_comes_back_after_reopening(folder):
             "photos": 1, "image_calls": 1, "text_calls": 1, "image_results": 2, "text_results": 3,
             "useful": 2, "unlabelled": 1, "blocked": 0,
         }  # fmt: skip
-
-
-def test_it_is_a_search_backend_and_looks_at_no_crop(cache):
-    cache.record_image("photo", BOX, [page(1)])
-    assert isinstance(cache, SearchBackend)
-    assert cache.image("photo", BOX, call=0, crop=object()) == cache.image("photo", BOX)
 
 
 def test_a_photo_or_call_never_recorded_is_a_miss(cache):
@@ -168,17 +160,16 @@ def test_the_same_call_is_answered_the_same_in_another_process_with_another_hash
     cache.record_image("photo ü/1", BOX, [page(n, n < 5) for n in range(30)])
     code = """if True:
         import sys, json
-        from reverse_lib.cache import SearchCache
+        from reverse_lib.search import SearchCache
         with SearchCache.open(sys.argv[1], seed=7) as cache:
             answers = [cache.text("photo ü/1", "spain valencia", call) for call in range(3)]
             answers += [cache.image("photo ü/1", [100.0, 100, 300, 201], call) for call in range(3)]
         print(json.dumps([[[r.title for r in a.results], sorted(a.useful)] for a in answers]))
     """
-    outputs = [run_python(code, folder, PYTHONHASHSEED=seed, PYTHONUTF8="1").stdout for seed in ("1", "2")]
+    output = run_python(code, folder, PYTHONHASHSEED="1", PYTHONUTF8="1").stdout
     here = [cache.text("photo ü/1", "spain valencia", call) for call in range(3)]
     here += [cache.image("photo ü/1", [100, 100, 300, 201], call) for call in range(3)]
-    assert json.loads(outputs[0]) == [[titles(answer), sorted(answer.useful)] for answer in here]
-    assert outputs[0] == outputs[1]
+    assert json.loads(output) == [[titles(answer), sorted(answer.useful)] for answer in here]
 
 
 def test_the_draw_of_a_known_call_is_the_one_it_always_was(cache):
@@ -235,7 +226,8 @@ def test_photo_ids_may_hold_any_characters_at_any_length(folder, photo_id):
     with SearchCache.open(folder) as cache:
         assert titles(cache.text(photo_id, "x")) == ["Page 1"]
         assert titles(cache.image(photo_id, BOX)) == ["Page 3"]
-        assert cache.photo_ids() == sorted([photo_id, photo_id + "2"])
+        kept = photo_id.encode("utf-8", "backslashreplace").decode()
+        assert cache.photo_ids() == sorted([kept, kept + "2"])
 
 
 def test_a_query_and_a_snippet_may_be_very_long_and_oddly_coded(cache):
@@ -292,29 +284,6 @@ def test_what_can_not_be_recorded_is_refused_by_name_and_leaves_nothing(cache, p
     with pytest.raises(ValueError, match=message):
         cache.record_text(photo_id, "x", [result])
     assert cache.photo_ids() == []
-
-
-def test_ten_thousand_results_are_recorded_and_reopened_while_the_file_grows(folder):
-    with SearchCache.open(folder, "w") as cache, cache.batch(100):
-        for n in range(1000):
-            found = [SearchResult(f"{n} {m}", f"https://e.org/{n}/{m}", "", os.urandom(1500).hex()) for m in range(10)]
-            cache.record_text(f"photo-{n}", f"query {n}", found)
-    assert (folder / "data.mdb").stat().st_size > 16 * 2**20
-    with SearchCache.open(folder) as cache:
-        assert cache.stats()["text_results"] == 10_000
-        assert len(cache.photo_ids()) == 1000
-        assert {result.title for result in cache.text("photo-999", "query 999").results} == {
-            f"999 {m}" for m in range(10)
-        }
-
-
-def test_the_file_is_as_long_as_its_header_says_whatever_is_written(folder):
-    with SearchCache.open(folder, "w") as cache:
-        for n in range(150):
-            found = [SearchResult("t", f"https://e.org/{n}", "", os.urandom(n * 97 % 9000).hex())]
-            cache.record_text(f"photo-{n % 50}", "x", found, replace=n % 3 == 0)
-            info, size = cache._store.env().info(), (folder / "data.mdb").stat().st_size
-            assert size >= (info["last_pgno"] + 1) * cache._store.env().stat()["psize"]
 
 
 def test_a_batch_that_ends_in_an_exception_keeps_what_was_recorded(folder):
@@ -379,9 +348,9 @@ def test_a_folder_deleted_and_made_anew_is_opened_anew(folder):
     with SearchCache.open(folder, "w") as new:
         assert new.photo_ids() == []
         new.record_text("photo", "x", [page(2)])
-        with pytest.raises(CacheError, match="open it again"):
-            old.text("photo", "x")
-        old.close()
+        for act in (lambda: old.record_text("photo", "y", [page(3)]), old.close):
+            with pytest.raises(CacheError, match="deleted or made anew; open it again"):
+                act()
         assert titles(new.text("photo", "x")) == ["Page 2"]
 
 
@@ -411,7 +380,7 @@ def test_forked_workers_read_and_write_through_the_handle_they_inherit(folder, c
 
 WRITER = """if True:
     import os, sys
-    from reverse_lib.cache import SearchCache
+    from reverse_lib.search import SearchCache
     from reverse_lib.search import SearchResult
     cache = SearchCache.open(sys.argv[1], "w")
     for n in range(int(sys.argv[2])):
@@ -421,7 +390,7 @@ WRITER = """if True:
 """
 READER = """if True:
     import sys, time
-    from reverse_lib.cache import SearchCache
+    from reverse_lib.search import SearchCache
     with SearchCache.open(sys.argv[1]) as cache:
         last, end = 0, time.monotonic() + 40
         while last < int(sys.argv[2]) and time.monotonic() < end:
@@ -435,20 +404,19 @@ READER = """if True:
 """
 
 
-def test_two_processes_read_while_one_writes_and_the_file_grows(folder):
+def test_two_processes_read_while_one_writes(folder):
     SearchCache.open(folder, "w").close()
-    start = [[sys.executable, "-c", code, str(folder), "800"] for code in (READER, READER, WRITER)]
+    start = [[sys.executable, "-c", code, str(folder), "300"] for code in (READER, READER, WRITER)]
     running = [
         subprocess.Popen(one, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for one in start
     ]
     outputs = [process.communicate(timeout=60) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], outputs
-    assert [output.split()[-1] for output, _ in outputs] == ["800", "800", "799"]
-    assert (folder / "data.mdb").stat().st_size > 16 * 2**20
+    assert [output.split()[-1] for output, _ in outputs] == ["300", "300", "299"]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize("delay_s", [0.0, 0.2])
 def test_a_process_killed_while_recording_loses_no_committed_record(folder, delay_s):
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, folder, "100000"], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -456,7 +424,8 @@ def test_a_process_killed_while_recording_loses_no_committed_record(folder, dela
     assert writer.stdout.readline() == "0\n"
     time.sleep(delay_s)
     writer.send_signal(signal.SIGKILL)
-    said = ["0", *writer.communicate(timeout=30)[0].split()]
+    said = ["0", *writer.stdout.read().split()]  # communicate() would lose what readline() has read ahead
+    writer.wait(30)
     with SearchCache.open(folder, "w") as cache:
         assert len(cache.photo_ids()) in (len(said), len(said) + 1)
         for n in said:
@@ -466,45 +435,49 @@ def test_a_process_killed_while_recording_loses_no_committed_record(folder, dela
         assert titles(cache.text("after", "x")) == ["Page 1"]
 
 
-def put_header(folder, value):
-    folder.mkdir(exist_ok=True)
-    with lmdb.open(str(folder)) as env, env.begin(write=True) as txn:
-        txn.put(b"header", value)
+def change(folder, statement, *values):
+    """What another SQLite program does to the file."""
+    connection = sqlite3.connect(folder / FILE_NAME)
+    with connection:
+        connection.execute(statement, values)
+    connection.close()
 
 
 @pytest.mark.parametrize("mode", ["r", "w"])
-def test_a_newer_format_is_refused_by_name(folder, mode):
+@pytest.mark.parametrize(("version", "remedy"), [(FORMAT + 1, "update the program"), (FORMAT - 1, "record")])
+def test_another_format_is_refused_by_name_with_a_remedy(folder, mode, version, remedy):
     SearchCache.open(folder, "w").close()
-    put_header(folder, json.dumps({"format": "search cache", "version": FORMAT_VERSION + 1}).encode())
-    with pytest.raises(CacheError, match=f"format version {FORMAT_VERSION + 1}, newer than version {FORMAT_VERSION}"):
+    change(folder, f"PRAGMA user_version = {version}")
+    with pytest.raises(CacheError, match=f"version {version}, and this program reads version {FORMAT}; .*{remedy}"):
         SearchCache.open(folder, mode)
 
 
 @pytest.mark.parametrize("mode", ["r", "w"])
-@pytest.mark.parametrize(
-    "header",
-    [
-        b"\x80\x04junk",
-        b"[]",
-        b"{}",
-        b'{"format": "other", "version": 1}',
-        b'{"format": "search cache", "version": "x"}',
-    ],
-)
-def test_lmdb_data_of_another_kind_is_refused(folder, header, mode):
-    put_header(folder, header)
-    with pytest.raises(CacheError, match="no search cache|not a search cache"):
-        SearchCache.open(folder, mode)
-
-
-def test_lmdb_data_without_a_header_is_refused_and_left_alone(folder):
+def test_a_cache_of_the_version_in_lmdb_is_refused_by_name_with_a_remedy(folder, mode):
     folder.mkdir()
-    with lmdb.open(str(folder)) as env, env.begin(write=True) as txn:
-        txn.put(b"someone's", b"data")
+    (folder / "data.mdb").write_bytes(bytes(4096))
+    with pytest.raises(CacheError, match=r"cache: a cache of an older version \(data.mdb\).*record its searches again"):
+        SearchCache.open(folder, mode)
+    assert [file.name for file in folder.iterdir()] == ["data.mdb"]
+
+
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_someone_elses_sqlite_file_is_refused_and_left_alone(folder, mode):
+    folder.mkdir()
+    change(folder, "CREATE TABLE theirs (data TEXT)")
+    content = (folder / FILE_NAME).read_bytes()
     with pytest.raises(CacheError, match="no search cache"):
-        SearchCache.open(folder, "w")
-    with lmdb.open(str(folder)) as env, env.begin() as txn:
-        assert list(txn.cursor()) == [(b"someone's", b"data")]
+        SearchCache.open(folder, mode)
+    assert (folder / FILE_NAME).read_bytes() == content
+
+
+def test_any_sqlite_program_can_read_what_was_recorded(folder, cache):
+    cache.record_image("photo ü", BOX, [page(1, True)], backend="vision", time=5.0)
+    with sqlite3.connect(folder / FILE_NAME) as other:
+        (row,) = other.execute("SELECT photo_id, tool, arguments, backend, time, results FROM searches").fetchall()
+    other.close()
+    assert row[:5] == ("photo ü", "image_search_tool", "[100.0, 100.0, 300.0, 200.0]", "vision", 5.0)
+    assert json.loads(row[5]) == [vars(page(1, True))]
 
 
 def test_a_missing_folder_is_refused_for_reading_with_a_remedy_and_not_created(folder):
@@ -523,27 +496,37 @@ def test_a_file_is_refused(tmp_path, mode):
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"x" * 10_000, bytes(10_000)])
-def test_a_folder_with_anything_else_in_its_data_file_is_refused(folder, content):
+def test_a_folder_with_anything_else_in_its_file_is_refused(folder, content):
     folder.mkdir()
-    (folder / "data.mdb").write_bytes(content)
+    (folder / FILE_NAME).write_bytes(content)
     with pytest.raises(CacheError, match="cache"):
         SearchCache.open(folder)
 
 
 @pytest.mark.parametrize("mode", ["r", "w"])
-def test_a_data_file_cut_short_is_refused_and_does_not_kill_the_process(folder, mode):
+def test_a_file_cut_short_is_refused(folder, mode):
     with SearchCache.open(folder, "w") as cache:
         cache.record_text("photo", "x", [SearchResult("t", "u", "", os.urandom(200_000).hex())])
-    os.truncate(folder / "data.mdb", (folder / "data.mdb").stat().st_size // 2)
-    with pytest.raises(CacheError, match="cut short"):
-        SearchCache.open(folder, mode)
+    os.truncate(folder / FILE_NAME, (folder / FILE_NAME).stat().st_size // 2)
+    with pytest.raises(CacheError, match="malformed"):
+        SearchCache.open(folder, mode).text("photo", "x")
 
 
-def test_a_damaged_record_is_refused_by_name(folder, cache):
-    cache.record_text("photo", "x", [page(1)])
-    cache._store.write(lambda txn: [txn.put(key, b"junk") for key, _ in list(txn.cursor()) if key[:1] == b"T"])
-    with pytest.raises(CacheError, match="a record is damaged"):
-        cache.text("photo", "x")
+def test_a_flipped_bit_is_an_error_or_a_miss_and_never_another_answer(folder):
+    with SearchCache.open(folder, "w") as cache:
+        cache.record_text("photo", "Valencia Spain", [page(1, True), page(2)])
+        answer = cache.text("photo", "Valencia Spain")
+    content, outcomes = bytearray((folder / FILE_NAME).read_bytes()), []
+    for at in range(content.rindex(b"phototext_search"), len(content)):
+        content[at] ^= 1
+        (folder / FILE_NAME).write_bytes(content)
+        content[at] ^= 1
+        try:
+            with SearchCache.open(folder) as cache:
+                outcomes.append(cache.text("photo", "Valencia Spain"))
+        except CacheError as error:
+            outcomes.append("damaged" in str(error))
+    assert outcomes.count(True) > 100 and set(outcomes) <= {True, False, None, answer}
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to become someone else")
@@ -554,7 +537,7 @@ def test_a_cache_in_a_folder_that_can_not_be_written_can_be_read(folder, cache):
         parent.chmod(0o755)
     code = """if True:
         import os, sys
-        from reverse_lib.cache import CacheError, SearchCache
+        from reverse_lib.search import CacheError, SearchCache
         os.setuid(65534)
         print([result.title for result in SearchCache.open(sys.argv[1]).text("photo", "x").results])
         try:
@@ -562,11 +545,9 @@ def test_a_cache_in_a_folder_that_can_not_be_written_can_be_read(folder, cache):
         except CacheError as error:
             print(error)
     """
-    for _ in range(2):
-        done = run_python(code, folder)
-        assert done.stdout.startswith("['Page 1']\n"), done.stderr
-        assert "can't be opened for writing" in done.stdout
-        (folder / "lock.mdb").unlink(missing_ok=True)
+    done = run_python(code, folder)
+    assert done.stdout.startswith("['Page 1']\n"), done.stderr
+    assert "can't be opened for writing" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -599,54 +580,12 @@ def test_the_searches_of_a_rollout_are_recorded_with_their_labels_and_failed_cal
     assert cache.stats()["image_calls"] == 1 and cache.stats()["text_calls"] == 2
 
 
-def test_records_survive_parquet_both_ways(tmp_path, cache):
-    cache.record_image("a/ü", BOX, [page(1, True), page(2, None)])
-    cache.record_text("a/ü", "Valencia, Spain", [page(3)])
-    cache.record_text("b", "nothing", [])
-    assert cache.to_parquet(tmp_path / "cache.parquet") == 4
-    with SearchCache.open(tmp_path / "other", "w", seed=7) as other:
-        assert other.from_parquet(tmp_path / "cache.parquet") == 3
-        assert other.stats() == cache.stats()
-        for call in range(3):
-            assert other.image("a/ü", BOX, call) == cache.image("a/ü", BOX, call)
-            assert other.text("a/ü", "valencia spain", call) == cache.text("a/ü", "valencia spain", call)
-        assert other.text("b", "nothing").results == ()
-
-
-def test_an_empty_cache_survives_parquet(tmp_path, cache):
-    assert cache.to_parquet(tmp_path / "cache.parquet") == 0
-    assert cache.from_parquet(tmp_path / "cache.parquet") == 0
-
-
-def test_a_file_that_is_not_exported_records_is_refused(tmp_path, cache):
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    (tmp_path / "junk.parquet").write_bytes(b"junk" * 100)
-    parquet.write_table(pa.table({"photo_id": ["a"]}), tmp_path / "few.parquet")
-    for name in ("junk.parquet", "few.parquet", "missing.parquet"):
-        with pytest.raises(CacheError, match=name):
-            cache.from_parquet(tmp_path / name)
-
-
-def test_backend_and_time_survive_a_file_and_a_file_without_them_can_be_read(tmp_path):
-    with SearchCache.open(tmp_path / "a", mode="w") as cache:
-        cache.record_text("p", "Vigo", [SearchResult("t", "u")], backend="tavily", time=7.0)
-        cache.to_parquet(tmp_path / "all.parquet")
-    table = pq.read_table(tmp_path / "all.parquet")
-    pq.write_table(table.drop_columns(["backend", "time"]), tmp_path / "plain.parquet")
-    for name, expected in (("all", ("tavily", 7.0)), ("plain", None)):
-        with SearchCache.open(tmp_path / name, mode="w") as cache:
-            assert cache.from_parquet(tmp_path / f"{name}.parquet") == 1
-            (call,) = cache.calls()
-            assert (call.backend, call.time) == expected if expected else call.backend == "" and call.time > 1e9
-
-
-def test_a_record_of_format_version_1_can_be_read(tmp_path):
-    with SearchCache.open(tmp_path / "c", mode="w") as cache:
-        cache.record_text("p", "Vigo", [SearchResult("t", "u", useful=True)])
-        (key,) = [key for call in cache.calls() for key in [b"T" + call.key]]
-        old = zlib.compress(json.dumps([["t", "u", "", "", True]]).encode())
-        cache._store.write(lambda txn: txn.put(key, old))
-        assert cache.text("p", "Vigo").results[0].useful is True
-        assert next(cache.calls()).time == 0.0
+def test_what_older_lists_let_pass_is_looked_at_again_after_it_was_added_to(folder):
+    leaked, fine = page(1, host="bad.example"), page(2)
+    with SearchCache.open(folder, mode="w") as cache:
+        cache.record_text("p", "q", [leaked])
+    with SearchCache.open(folder, mode="w", blocked_hosts=["bad.example"]) as cache:
+        cache.record_text("p", "q", [fine])
+        assert cache.text("p", "q").results == (fine,)
+    with SearchCache.open(folder) as cache:
+        assert set(cache.text("p", "q").results) == {fine, leaked}

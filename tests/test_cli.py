@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,8 +28,8 @@ from reverse_lib.evaluation import METRICS
 from reverse_lib.geo import Answer
 from reverse_lib.models import checkpoint, save_checkpoint
 from reverse_lib.photos.listing import LAYOUTS
-from reverse_lib.search import GoogleVision, SearchCache, Serper, Tavily
-from reverse_lib.search.live import choice
+from reverse_lib.search import SearchCache
+from reverse_lib.search.live import SERVICES
 from reverse_lib.show.answers import LEVELS, coarse, without_details
 from reverse_lib.trajectory import TOOLS, Step, Trajectory
 
@@ -90,10 +90,8 @@ def services(monkeypatch):
     """The server, with every key set and each live service pointed at it."""
     made = Services()
     quick = {"wait_s": 0.01, "per_minute": 60_000, "timeout_s": 60, "attempts": 1}
-    known = {kind: partial(kind, made.url, **quick) for kind in (Tavily, Serper, GoogleVision)}
-    for name in ("TEXT", "IMAGE"):
-        offers = tuple((known[kind], *rest) for kind, *rest in getattr(choice, name))
-        monkeypatch.setitem(choice._OFFERS, {"TEXT": "text_search_tool", "IMAGE": "image_search_tool"}[name], offers)
+    for kind in (kind for kinds in SERVICES.values() for kind in kinds):
+        monkeypatch.setattr(kind, "__init__", partialmethod(kind.__init__, made.url, **quick))
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("OPENAI_BASE_URL", f"{made.url}/v1")
@@ -226,7 +224,9 @@ def test_what_stands_where_the_country_belongs_is_told_only_if_it_is_one(country
 
 
 def test_a_coarse_answer_at_sea_without_a_country_is_none_and_other_levels_are_refused(cli, album):
-    assert coarse(Answer("Atlantis", "", -60, -140), "region") is None and coarse(None, "country") is None
+    for country, lat, lon in (("Atlantis", -60, -140), ("Bouvet Island", -54.4, 3.4)):  # the second has no town
+        assert coarse(Answer(country, "", lat, lon), "country") is None
+    assert coarse(None, "country") is None
     assert coarse(Answer("France", "", -0.2, -0.4), "region") == Answer("France", "", 0, 0)
     with pytest.raises(ValueError, match="level 'street': choose country or region"):
         coarse(Answer("France", "", 1, 2), "street")

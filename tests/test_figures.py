@@ -21,6 +21,7 @@ from reverse_lib.evaluation import (
     to_frame,
 )
 from reverse_lib.reward import score, turn_advantages, turn_rewards
+from reverse_lib.show.story import narrate
 from reverse_lib.show.style import RIGHT, WRONG
 
 
@@ -30,6 +31,10 @@ def errors(*km):
 
 def texts(figure) -> str:
     return "\n".join(text.get_text() for axes in figure.axes for text in axes.texts)
+
+
+def legend(figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_the_error_curve_marks_the_share_within_each_threshold():
@@ -77,15 +82,13 @@ def test_published_figures_are_marked_beside_the_bars_of_the_distances_they_repo
     assert marks["REVERSE 4B"][:, 1].tolist() == [0.225, 0.483]  # nothing is reported for 200 km
     assert marks["GeoCLIP"][:, 1].tolist() == [0.141, 0.345, 0.507]
     assert (marks["GeoCLIP"][:, 0] > np.arange(3) + 0.4).all() and (marks["GeoCLIP"][:, 0] < np.arange(3) + 0.6).all()
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["cold start", "GRPO", "REVERSE 4B", "GeoCLIP"]
+    assert legend(figure) == ["cold start", "GRPO", "REVERSE 4B", "GeoCLIP"]
     assert "arXiv 2605.26861" in figure.get_supxlabel()
     assert not show.bars({"GRPO": summary()}, metrics, published=published("world")).get_supxlabel()
 
 
 def test_the_error_curve_leaves_out_photos_whose_service_failed():
-    frame = errors(1, 100, np.nan).assign(end=["answered", "answered", "service_error"])
-    figure = show.error_curve(frame)
+    figure = show.error_curve(errors(1, 100, np.nan).assign(end=["answered", "answered", "service_error"]))
     assert texts(figure).split() == ["50%", "50%", "100%", "100%", "100%"]
     assert figure.axes[0].get_legend().get_texts()[0].get_text() == "photos (n = 2)"
 
@@ -102,38 +105,24 @@ def test_tool_use_has_a_bar_a_tool_and_stage_with_its_interval():
 def spread_table(n, seed, tag, factor=1.0):
     rng = np.random.default_rng(seed)
     spread = 10 ** rng.uniform(0, 3, n)
-    names = [f"{tag}{i}" for i in range(n)]
-    return pd.DataFrame(
-        {
-            "photo_id": names,
-            "km": factor * spread * rng.exponential(1, n),
-            "spread_km": spread,
-            "backed": 1.0,
-            "answers": 8,
-            "samples": 8,
-        }
-    )
+    table = pd.DataFrame({"km": factor * spread * rng.exponential(1, n), "spread_km": spread})
+    return table.assign(photo_id=[f"{tag}{i}" for i in range(n)], backed=1.0, answers=8, samples=8)
 
 
 def test_the_reliability_figure_puts_observed_against_promised_with_the_diagonal_and_chances_band():
     radius = calibrate(spread_table(99, 0, "v"))
     levels = [0.1, 0.5, 0.9]
-    found = {
-        name: coverage(radius, spread_table(80, seed, "t", f), levels)
-        for name, seed, f in (("seen", 1, 1), ("new", 2, 3))
-    }
-    axes = show.reliability(found).axes[0]
+    tables = {"seen": spread_table(80, 1, "t"), "new": spread_table(80, 2, "t", factor=3)}
+    observed = {name: coverage(radius, table, levels) for name, table in tables.items()}
+    axes = show.reliability(observed).axes[0]
     diagonal, *curves = [line for line in axes.lines if line.get_linestyle() != "None"]
     assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
-    for curve, rows in zip(curves, found.values(), strict=True):
-        assert (
-            curve.get_xdata() == pytest.approx(levels, abs=0.01)
-            and curve.get_ydata().tolist() == rows["value"].tolist()
-        )
+    for curve, rows in zip(curves, observed.values(), strict=True):
+        assert curve.get_xdata() == pytest.approx(levels, abs=0.01)
+        assert curve.get_ydata().tolist() == rows["value"].tolist()
     band = axes.collections[0].get_paths()[0].vertices
-    assert band[:, 1].min() == found["seen"].loc[0.1, "expected_low"]
-    legend = [text.get_text() for text in show.reliability(found["seen"]).legends[0].get_texts()]
-    assert legend[-1] == "observed (n = 80)"
+    assert band[:, 1].min() == observed["seen"].loc[0.1, "expected_low"]
+    assert legend(show.reliability(observed["seen"]))[-1] == "observed (n = 80)"
 
 
 def test_the_risk_coverage_figure_draws_the_curve_its_band_and_the_random_order():
@@ -143,10 +132,7 @@ def test_the_risk_coverage_figure_draws_the_curve_its_band_and_the_random_order(
     assert line.get_ydata().tolist() == curve["risk"].tolist() and line.get_xdata()[-1] == 1
     assert set(level.get_ydata()) == {curve["risk"].iloc[-1]}
     area = curve.attrs["aurc"]
-    assert (
-        figure.legends[0].get_texts()[0].get_text()
-        == f"GRPO, area {area['value']:.2f} ({area['low']:.2f}–{area['high']:.2f})"
-    )
+    assert legend(figure) == [f"GRPO, area {area['value']:.2f} ({area['low']:.2f}–{area['high']:.2f})"]
 
 
 def test_the_figure_of_causes_has_a_point_a_cause_and_stage_and_leaves_out_successes_and_what_never_occurs(
@@ -157,13 +143,11 @@ def test_the_figure_of_causes_has_a_point_a_cause_and_stage_and_leaves_out_succe
     frames = {"before": to_frame([wrong, silent]), "after": to_frame([right, wrong])}
     figure = show.failure_causes(count_causes(frames))
     axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == [
-        "evidence right, answer wrong",
-        "no readable answer",
-    ]
+    causes = ["evidence right, answer wrong", "no readable answer"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == causes
     before, after = (line for line in axes.lines if line.get_marker() in "os" and len(line.get_xdata()) == 2)
     assert before.get_xdata().tolist() == [0.5, 0.5] and after.get_xdata().tolist() == [0.5, 0]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before (n = 2)", "after (n = 2)"]
+    assert legend(figure) == ["before (n = 2)", "after (n = 2)"]
     assert show.failure_causes(count_causes({"all right": to_frame([right])})).axes
 
 
@@ -176,18 +160,15 @@ def test_training_curves_draw_each_key_once_and_say_where_nothing_was_logged():
     assert texts(figure) == "\n".join(["nothing logged"] * 3)
 
 
-def test_the_funnel_states_numbers_and_shares_of_the_first():
-    figure = show.funnel({"all": 1200, "answered": 900, "within 200 km": 300})
-    assert texts(figure).split("\n") == ["1,200  (100%)", "900  (75%)", "300  (25%)"]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["all", "answered", "within 200 km"]
-    assert show.funnel({}).axes
-
-
-def test_a_bar_list_writes_each_value_behind_a_bar_of_that_length():
+def test_a_bar_list_writes_each_value_behind_a_bar_of_that_length_a_funnel_its_share_of_the_first():
     figure = show.bar_list({"easy": 1200, "hard": 0}, "Photos by difficulty")
     assert texts(figure).split("\n") == ["1,200", "0"] and figure.get_suptitle() == "Photos by difficulty"
     assert [bar.get_width() for bar in figure.axes[0].patches] == [1200, 0]
     assert texts(show.bar_list({"the same box": 0.5}, "Hits", ["50 %"])) == "50 %"
+    figure = show.funnel({"all": 1200, "answered": 900, "within 200 km": 300})
+    assert texts(figure).split("\n") == ["1,200  (100%)", "900  (75%)", "300  (25%)"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["all", "answered", "within 200 km"]
+    assert show.funnel({}).axes
 
 
 def test_the_title_of_a_bar_list_is_not_cut_off():
@@ -274,45 +255,33 @@ def test_live_curves_draw_every_so_many_rows_and_tell_the_time_left(monkeypatch)
     assert all("s left" in title for title in drawn)
 
 
-def test_a_contact_sheet_draws_each_box_on_its_own_picture_in_pixels():
+def test_a_contact_sheet_draws_each_box_on_its_own_picture_and_says_which_are_decoys():
     pictures = [Image.new("RGB", size, colour) for size, colour in (((100, 50), "red"), ((200, 100), "blue"))]
-    figure = show.contact_sheet(pictures, ["one", "two"], [[], [[100, 200, 600, 700]]], columns=3)
+    boxes, decoys = [[], [[100, 200, 600, 700]]], [[[500, 0, 1000, 1000]], []]
+    figure = show.contact_sheet(pictures, ["one", "two"], boxes, decoys=decoys)
     one, two = figure.axes
     assert (one.get_title(loc="left"), two.get_title(loc="left")) == ("one", "two")
-    assert (
-        not one.patches and [patch.get_bbox().bounds for patch in two.patches] == [pytest.approx((20, 20, 100, 50))] * 2
-    )
     assert tuple(two.images[0].get_array()[0, 0]) == (0, 0, 255)
-
-
-def test_decoys_have_a_colour_of_their_own_and_a_legend_says_which():
-    pictures = [Image.new("RGB", (100, 50))] * 2
-    figure = show.contact_sheet(pictures, boxes=[[[0, 0, 500, 500]], []], decoys=[[], [[500, 0, 1000, 1000]]])
-    drawn = [
-        [(patch.get_bbox().bounds, to_hex(patch.get_edgecolor())) for patch in axes.patches] for axes in figure.axes
-    ]
-    assert drawn[0][1] == ((0, 0, 50, 25), RIGHT.lower())
-    assert drawn[1][1] == ((50, 0, 50, 50), WRONG.lower())
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["tells the place", "decoy"]
-    assert [to_hex(patch.get_edgecolor()) for patch in legend.get_patches()] == [RIGHT.lower(), WRONG.lower()]
-    assert not show.contact_sheet(pictures, boxes=[[], []]).legends
+    for axes, bounds, colour in ((one, (50, 0, 50, 50), WRONG), (two, (20, 20, 100, 50), RIGHT)):
+        assert [patch.get_bbox().bounds for patch in axes.patches] == [pytest.approx(bounds)] * 2
+        assert to_hex(axes.patches[1].get_edgecolor()) == colour.lower()
+    assert legend(figure) == ["tells the place", "decoy"]
+    colours = [to_hex(patch.get_edgecolor()) for patch in figure.legends[0].get_patches()]
+    assert colours == [RIGHT.lower(), WRONG.lower()] and not show.contact_sheet(pictures, boxes=boxes).legends
 
 
 def test_a_contact_sheet_leaves_unused_panels_blank():
-    figure = show.contact_sheet([Image.new("RGB", (40, 30))] * 5, columns=4)
+    pictures = [Image.new("RGB", (40, 30))] * 5
+    figure = show.contact_sheet(pictures, columns=4)
     assert len(figure.axes) == 8 and [len(axes.images) for axes in figure.axes] == [1] * 5 + [0] * 3
     assert not any(axes.axison for axes in figure.axes)
-    assert (
-        figure.get_figwidth() == 12 and show.contact_sheet([Image.new("RGB", (40, 30))], columns=4).get_figwidth() == 3
-    )
+    assert (figure.get_figwidth(), show.contact_sheet(pictures[:1], columns=4).get_figwidth()) == (12, 3)
 
 
-def test_a_contact_sheet_of_nothing_or_with_titles_missing_is_refused():
-    with pytest.raises(ValueError, match="1 titles for 2 pictures; give one each, or none"):
-        show.contact_sheet([Image.new("RGB", (4, 3))] * 2, ["only one"])
-    with pytest.raises(ValueError, match="for 0 pictures"):
-        show.contact_sheet([])
+@pytest.mark.parametrize(("pictures", "message"), [(2, "1 titles for 2 pictures"), (0, "for 0 pictures")])
+def test_a_contact_sheet_of_nothing_or_with_titles_missing_is_refused(pictures, message):
+    with pytest.raises(ValueError, match=message):
+        show.contact_sheet([Image.new("RGB", (4, 3))] * pictures, ["only one"])
 
 
 def test_what_an_agent_saw_is_the_small_photo_and_its_zooms_cut_from_the_original(make_trajectory):
@@ -321,3 +290,15 @@ def test_what_an_agent_saw_is_the_small_photo_and_its_zooms_cut_from_the_origina
     assert [picture.size for picture in pictures] == [(256, 192), (448, 32)]
     assert titles == ["the photo, 256×192 px", "the zoom of turn 1, 448×32 px"]
     assert np.array_equal(np.asarray(pictures[1]), np.asarray(show_zoom(photo, [100, 200, 300, 400], TINY)))
+
+
+def test_the_story_names_what_was_searched_shown_trusted_and_answered(make_trajectory):
+    story = narrate(make_trajectory(), in_words=str.upper)
+    assert story[0] == "1. thinks: FRANCE? A SIGN."
+    assert "   zooms into region [100, 200, 300, 400]" in story
+    assert "   searches for “Paris France”" in story
+    assert "     [1] Paris, Texas: 33.66, -95.56" in story
+    assert "   trusts: [2] Paris, France" in story
+    assert story[-1] == "   answers: France, Paris, 48.85, 2.35"
+    below = narrate(make_trajectory(), in_words=lambda think: think.replace(" ", "\n"))
+    assert [line.strip() for line in below[:4]] == ["1. thinks:", "France?", "A", "sign."]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reverse_lib.geo import Answer
-from reverse_lib.trajectory import TOOLS, ToolCall, format_turn, parse_turn
+from reverse_lib.trajectory import TOOLS, ToolCall, Turn, format_turn, parse_turn
 from reverse_lib.trajectory.grammar import TURN_ERRORS
 
 ANSWER = "<answer>France, Paris, 48.85, 2.35</answer>"
@@ -27,15 +27,8 @@ def errors(text, after_search=None):
 
 def test_a_turn_in_the_grammar_has_its_parts_and_no_errors():
     turn = parse_turn(f"<think>So [1].\n</think>\n<useful> [3,1 ] </useful> \n{CALL}\n", after_search=True)
-    assert (turn.think, turn.useful, turn.tool_call, turn.answer, turn.errors) == (
-        "So [1].\n",
-        [3, 1],
-        SEARCH,
-        None,
-        [],
-    )
-    turn = parse_turn(f"<think>a</think>{ANSWER}", after_search=False)
-    assert (turn.think, turn.useful, turn.tool_call, turn.answer, turn.errors) == ("a", None, None, PARIS, [])
+    assert turn == Turn("So [1].\n", [3, 1], SEARCH, None, [])
+    assert parse_turn(f"<think>a</think>{ANSWER}", after_search=False) == Turn("a", None, None, PARIS, [])
 
 
 def test_labels_are_owed_after_a_search_and_only_then():
@@ -66,11 +59,7 @@ def test_labels_are_owed_after_a_search_and_only_then():
         (f"<think>a</think>{CALL}{CALL}", {"tool_call_repeated"}, {"think"}),
         (f"<think>a</think>{CALL}{ANSWER}", {"action_both"}, {"think", "tool_call", "answer"}),
         ("<think>a</think><answer>A, B, 1, 2", {"answer_unclosed"}, {"think"}),
-        (
-            "<think>a</think><answer>A, B, 1, 2</tool_call>",
-            {"answer_unclosed", "tool_call_unopened", "action_both"},
-            {"think"},
-        ),
+        ("<answer></tool_call>", {"think_missing", "answer_unclosed", "tool_call_unopened", "action_both"}, set()),
         (f"<Think>a</Think>{ANSWER}", {"think_missing", "text_outside"}, {"answer"}),
         (f"<think >a</think >{ANSWER}", {"think_missing", "text_outside"}, {"answer"}),
         (f"<think/>{ANSWER}", {"think_missing", "text_outside"}, {"answer"}),
@@ -82,11 +71,7 @@ def test_labels_are_owed_after_a_search_and_only_then():
         (f"<think>a</think>{ANSWER}.", {"text_outside"}, {"think", "answer"}),
         ("<think>a</think><answer>A, B, 91, 2</answer>", {"answer_invalid"}, {"think"}),
         ("<think>a</think><answer></answer>", {"answer_invalid"}, {"think"}),
-        (
-            call('{"name": "text_search_tool", "arguments": {"query": "</tool_call>"}}'),
-            {"tool_call_repeated", "text_outside"},
-            {"think"},
-        ),
+        (CALL.replace("Paris", "</tool_call>"), {"think_missing", "tool_call_repeated", "text_outside"}, set()),
     ],
 )
 def test_every_departure_from_the_grammar_has_its_name(text, named, filled):
@@ -95,88 +80,48 @@ def test_every_departure_from_the_grammar_has_its_name(text, named, filled):
     assert {name for name in ("think", "useful", "tool_call", "answer") if getattr(turn, name) is not None} == filled
 
 
+NO_LABELS = ["", " ", "1", "1, 2", "[1, 2", "1]", "[0]", "[-1]", "[1.0]", "[1e0]", "[01]", '["1"]', "[true]", "[null]"]
+NO_LABELS += ["[1,]", "[,1]", "[1 2]", "[[1]]", "{}", "none", "[NaN]", "[١]", "[1_0]", "[+1]", "[1]\u00a0", "[" * 9999]
+NO_LABELS += ["[" + "9" * 5000 + "]"]
+
+
 @pytest.mark.parametrize(
-    "body",
-    ["", " ", "1", "1, 2", "[1, 2", "1]", "[0]", "[-1]", "[1.0]", "[1e0]", "[01]", '["1"]', "[true]", "[null]", "[1,]"]
-    + [
-        "[,1]",
-        "[1 2]",
-        "[[1]]",
-        "{}",
-        "none",
-        "[NaN]",
-        "[١]",
-        "[1_0]",
-        "[+1]",
-        "[" + "9" * 5000 + "]",
-        "[1]\u00a0",
-        "[" * 9999,
-    ],
+    ("body", "error"), [(body, "useful_invalid") for body in NO_LABELS] + [("[1, 2, 1]", "useful_duplicate")]
 )
-def test_labels_that_are_not_a_list_of_positions_are_none(body):
+def test_labels_that_are_not_a_list_of_different_positions_are_none(body, error):
     turn = parse_turn(f"<think>a</think><useful>{body}</useful>{ANSWER}", after_search=True)
-    assert (turn.useful, turn.errors) == (None, ["useful_invalid"])
-
-
-def test_a_position_labelled_twice_is_an_error():
-    turn = parse_turn(f"<think>a</think><useful>[1, 2, 1]</useful>{ANSWER}", after_search=True)
-    assert (turn.useful, turn.errors) == (None, ["useful_duplicate"])
+    assert (turn.useful, turn.errors) == (None, [error])
 
 
 GOOD = '"name": "text_search_tool", "arguments": {"query": "x"}'
-NESTED = "[" * 100_000
+TEXT = '"name": "text_search_tool", "arguments"'
+BOX = '{"name": "image_search_tool", "arguments": {"bbox_2d": [%s, 0, 1, 1]}}'
+NUMBERS = ["NaN", "Infinity", "-Infinity", "1e400", "9" * 19, "9" * 100_000, "01", ".5"]
+BROKEN_CALLS = {
+    "tool_call_json": [
+        *["", "{", "{" + GOOD, "{" + GOOD + "}}", "{" + GOOD + ",}", "{" + GOOD + "} {" + GOOD + "}", "[" * 100_000],
+        *[("{" + GOOD + "}").replace('"', "'"), "{name: 1, arguments: {}}", "```json\n{" + GOOD + "}\n```"],
+        *["\ufeff{" + GOOD + "}", "{" + GOOD + ', "name": "image_search_tool"}', '{"a":' * 100_000],
+        *[f'{{{TEXT}: {{"query": "a\nb"}}}}', f'{{{TEXT}: {{"query": "a", "query": "b"}}}}'],
+        *[f'{{{TEXT}: {{"query": {query}}}}}' for query in ('"\\ud800"', "[" * 100_000, "[" * 50 + "]" * 50)],
+        *[BOX % number for number in NUMBERS],
+    ],
+    "tool_call_object": [
+        *["null", "[{" + GOOD + "}]", '"text_search_tool"', "{}", '{"name": "text_search_tool"}'],
+        '{"arguments": {"query": "x"}}',
+    ],
+    "tool_call_name": [
+        f'{{"name": {name}, "arguments": {{}}}}'
+        for name in ('"reset"', '"Text_search_tool"', '["text_search_tool"]', "null")
+    ],
+    "tool_call_arguments": [f"{{{TEXT}: {arguments}}}" for arguments in ('"x"', '["x"]', "null")],
+}
 
 
 @pytest.mark.parametrize(
-    ("body", "error"),
-    [
-        ("", "tool_call_json"),
-        ("{", "tool_call_json"),
-        ("{" + GOOD, "tool_call_json"),
-        ("{" + GOOD + "}}", "tool_call_json"),
-        ("{" + GOOD + ",}", "tool_call_json"),
-        (("{" + GOOD + "}").replace('"', "'"), "tool_call_json"),
-        ("{name: 1, arguments: {}}", "tool_call_json"),
-        ("{" + GOOD + "} {" + GOOD + "}", "tool_call_json"),
-        ("```json\n{" + GOOD + "}\n```", "tool_call_json"),
-        ("\ufeff{" + GOOD + "}", "tool_call_json"),
-        ('{"name": "text_search_tool", "arguments": {"query": "a\nb"}}', "tool_call_json"),
-        ("{" + GOOD + ', "name": "image_search_tool"}', "tool_call_json"),
-        ('{"name": "text_search_tool", "arguments": {"query": "a", "query": "b"}}', "tool_call_json"),
-        ('{"name": "text_search_tool", "arguments": {"query": "\\ud800"}}', "tool_call_json"),
-        (f'{{"name": "text_search_tool", "arguments": {{"query": {NESTED}}}}}', "tool_call_json"),
-        ('{"name": "text_search_tool", "arguments": {"query": ' + "[" * 50 + "]" * 50 + "}}", "tool_call_json"),
-        (NESTED, "tool_call_json"),
-        ('{"a":' * 100_000, "tool_call_json"),
-        ("null", "tool_call_object"),
-        ("[{" + GOOD + "}]", "tool_call_object"),
-        ('"text_search_tool"', "tool_call_object"),
-        ("{}", "tool_call_object"),
-        ('{"name": "text_search_tool"}', "tool_call_object"),
-        ('{"arguments": {"query": "x"}}', "tool_call_object"),
-        ('{"name": "reset", "arguments": {}}', "tool_call_name"),
-        ('{"name": "Text_search_tool", "arguments": {}}', "tool_call_name"),
-        ('{"name": ["text_search_tool"], "arguments": {}}', "tool_call_name"),
-        ('{"name": null, "arguments": {}}', "tool_call_name"),
-        ('{"name": "text_search_tool", "arguments": "x"}', "tool_call_arguments"),
-        ('{"name": "text_search_tool", "arguments": ["x"]}', "tool_call_arguments"),
-        ('{"name": "text_search_tool", "arguments": null}', "tool_call_arguments"),
-    ]
-    + [
-        (f'{{"name": "image_search_tool", "arguments": {{"bbox_2d": [{number}, 0, 1, 1]}}}}', "tool_call_json")
-        for number in (
-            "NaN",
-            "Infinity",
-            "-Infinity",
-            "1e400",
-            "9" * 19,
-            "9" * 100_000,
-            "01",
-            ".5",
-        )
-    ],
+    ("error", "body"), [(error, body) for error, bodies in BROKEN_CALLS.items() for body in bodies]
 )
-def test_a_broken_tool_call_is_a_named_error_and_no_call(body, error):
+def test_a_broken_tool_call_is_a_named_error_and_no_call(error, body):
     turn = parse_turn(call(body), after_search=False)
     assert (turn.tool_call, turn.errors) == (None, [error])
 
@@ -269,47 +214,33 @@ def test_a_turn_that_could_not_be_read_back_is_refused(parts, reason):
         format_turn(**parts)
 
 
-@pytest.mark.parametrize(
-    "unit",
-    [
-        "<think>",
-        "</think>",
-        "<think></think>",
-        "<answer>",
-        "<useful>[",
-        "<tool_call>{",
-        "<",
-        "</",
-        " ",
-        "x",
-        "<thin",
-        "<think><useful>",
-    ],
-)
-def test_reading_takes_time_linear_in_the_length(unit):
-    def seconds(size):
-        text = unit * (size // len(unit))
-        start = time.process_time()
-        assert parse_turn(text).errors
-        return time.process_time() - start
-
-    short = min(seconds(250_000) for _ in range(3))
-    assert seconds(1_000_000) < 16 * short + 0.5, "four times the length, four times the time"
+UNITS = [
+    "<think>",
+    "</think>",
+    "<think></think>",
+    "<answer>",
+    "<useful>[",
+    "<tool_call>{",
+    "<",
+    "</",
+    " ",
+    "x",
+    "<thin",
+]
+UNITS += ["<think><useful>"]
+LABELS = ["1, " * 300_000, "[" + "1, " * 300_000, "[1" + " " * 900_000, "[" + "1 , " * 250_000 + "x]"]
+CALLS_OF_A_MEGABYTE = ['"' * 999_999, '"\\' * 500_000, '{"a":1,' * 140_000, "[[]," * 250_000, "9" * 10**6, "-" * 10**6]
 
 
 @pytest.mark.parametrize(
-    "body", ["1, " * 300_000, "[" + "1, " * 300_000, "[1" + " " * 900_000, "[" + "1 , " * 250_000 + "x]"]
+    ("text", "named"),
+    [(unit * (1_000_000 // len(unit)), None) for unit in UNITS]
+    + [(f"<think>a</think><useful>{body}</useful>{ANSWER}", ["useful_invalid"]) for body in LABELS]
+    + [(call(body), ["tool_call_json"]) for body in CALLS_OF_A_MEGABYTE],
+    ids=lambda value: str(value)[:40],
 )
-def test_a_megabyte_of_labels_is_refused_at_once(body):
+def test_a_megabyte_of_anything_is_refused_at_once(text, named):
     start = time.process_time()
-    assert errors(f"<think>a</think><useful>{body}</useful>{ANSWER}") == ["useful_invalid"]
-    assert time.process_time() - start < 20, "0.1 s of an idle core"
-
-
-@pytest.mark.parametrize(
-    "body", ['"' * 999_999, '"\\' * 500_000, '{"a":1,' * 140_000, "[[]," * 250_000, "9" * 1_000_000, "-" * 10**6]
-)
-def test_a_megabyte_of_json_is_refused_at_once(body):
-    start = time.process_time()
-    assert errors(call(body)) == ["tool_call_json"]
-    assert time.process_time() - start < 20, "0.1 s of an idle core"
+    found = errors(text)
+    assert found if named is None else found == named
+    assert time.process_time() - start < 20, "0.3 s of an idle core; hours if it were quadratic"

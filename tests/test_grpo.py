@@ -280,11 +280,10 @@ def test_a_component_alone_gives_its_own_gradient(tmp_path, name, credit):
     assert found.norm() == pytest.approx(expected.norm().item(), rel=0.03)
 
 
-def test_a_loss_computed_in_parts_by_length_is_the_whole_one(tmp_path, monkeypatch):
+def test_a_loss_computed_in_parts_by_length_is_the_whole_one(tmp_path):
     found = []
     for chunks in (1, 3):
-        monkeypatch.setattr(grpo, "CHUNKS", chunks)
-        trainer, gradient = one_step(tmp_path / str(chunks), SCRIPTS, Weights(), "turn")
+        trainer, gradient = one_step(tmp_path / str(chunks), SCRIPTS, Weights(), "turn", chunks=chunks)
         found.append((gradient, [row["loss"] for row in trainer.rows if "loss" in row][0]))
     (whole, loss), (parts, same) = found
     assert torch.nn.functional.cosine_similarity(whole, parts, dim=0) > 0.999 and loss == pytest.approx(same, abs=1e-4)

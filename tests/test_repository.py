@@ -1,4 +1,4 @@
-"""The repository as a stranger finds it: commands, notebooks, layout, licence, and an import that costs nothing."""
+"""The repository as a stranger finds it: commands, notebooks, licence, and an import that costs nothing."""
 
 import ast
 import re
@@ -47,12 +47,6 @@ def test_every_command_in_the_readme_is_one_the_program_takes(tmp_path, monkeypa
         program.commands[name].make_context(name, arguments)  # raises where an option or a value is unknown
 
 
-def test_every_part_of_the_library_is_in_the_readme():
-    listed = set(re.findall(r"`([a-z_]+)/?`", (ROOT / "README.md").read_text()))
-    parts = {path.stem for path in (ROOT / "reverse_lib").iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert {part for part in parts if not part.startswith("_")} <= listed
-
-
 def test_ci_checks_style_and_stops_at_the_first_failure():
     script = (ROOT / ".ci" / "run").read_text()
     assert "set -euo pipefail" in script
@@ -95,13 +89,11 @@ def test_every_third_party_module_that_is_imported_is_required():
     assert foreign <= required, f"imported but not in requirements.txt: {sorted(foreign - required)}"
 
 
-def test_importing_the_library_is_quick_and_brings_no_torch():
+def test_importing_the_library_is_quick_and_only_three_rooms_bring_torch():
+    light = "geo profiles trajectory photos search environment reward annotation evaluation show scale world runner"
     code = (
         "import sys, time; start = time.process_time(); import reverse_lib; took = time.process_time() - start;"
-        "assert took < 1, took;"
-        "import reverse_lib.geo, reverse_lib.trajectory, reverse_lib.photos, reverse_lib.search, reverse_lib.cache;"
-        "import reverse_lib.world, reverse_lib.environment, reverse_lib.rewards, reverse_lib.profiles;"
-        "import reverse_lib.evaluation, reverse_lib.maps, reverse_lib.plots, reverse_lib.runner;"
+        f"assert took < 1, took; import {', '.join(f'reverse_lib.{room}' for room in light.split())};"
         "heavy = {'torch', 'transformers', 'trl'} & set(sys.modules); assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -140,10 +132,3 @@ def test_a_notebook_defines_no_long_function_and_no_long_cell(path):
             for node in ast.walk(ast.parse(cell.source)):
                 if isinstance(node, ast.FunctionDef):
                     assert node.end_lineno - node.lineno < 15, f"{node.name} belongs into reverse_lib"
-
-
-def test_modules_keep_to_one_subject():
-    long = {
-        path.name: n for path in ROOT.glob("reverse_lib/**/*.py") if (n := len(path.read_text().splitlines())) > 450
-    }
-    assert not long, f"far over 400 lines: {long}"

@@ -14,10 +14,10 @@ MAY_USE = {  # besides profiles and geo
     "geo": set(),
     "trajectory": set(),
     "photos": set(),
-    "search": {"trajectory"},
+    "search": {"photos", "trajectory"},
     "environment": {"photos", "search", "trajectory"},
     "reward": {"trajectory"},
-    "models": {"environment", "trajectory"},
+    "models": {"environment", "photos", "trajectory"},
     "annotation": {"environment", "photos", "search", "trajectory"},
 }
 MAY_USE["training"] = {*MAY_USE, "reward", "models", "annotation"} - EVERYBODY
@@ -90,3 +90,15 @@ def test_a_name_has_one_door_and_a_door_names_nothing_of_another_room():
 )
 def test_the_check_sees_a_fault(planted):
     assert faults(ast.parse(planted), "reward", "planted")
+
+
+def test_readmes_layout_is_the_rooms_in_the_order_data_flows():
+    layout = (ROOT / "README.md").read_text().partition("## Layout")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in layout.splitlines() if line.startswith("| `")]
+    assert [room.strip("` ") for row in rows for room in row.split(",")] == [
+        *[room for room in MAY_USE if room not in ("__main__", "runner")],
+        "__main__",
+        "runner",
+    ]
+    there = {path.stem for path in LIBRARY.iterdir() if path.name not in ("__init__.py", "__pycache__")}
+    assert there == set(MAY_USE)

@@ -12,7 +12,6 @@ from reverse_lib.geo import Answer
 from reverse_lib.trajectory import (
     SEARCH_TOOLS,
     TOOLS,
-    FilterRules,
     Observation,
     Step,
     Trajectory,
@@ -25,7 +24,6 @@ from reverse_lib.trajectory import (
 
 ANSWER = "<answer>France, Paris, 48.85, 2.35</answer>"
 CALL = '<tool_call>{"name": "text_search_tool", "arguments": {"query": "Paris"}}</tool_call>'
-PARIS = Answer("France", "Paris", 48.85, 2.35)
 
 
 def observation(tool="text_search_tool", status="ok", **facts):
@@ -50,7 +48,7 @@ def test_labels_are_owed_after_a_search_that_ran_and_after_nothing_else(tool, st
 
 
 def test_the_answer_is_the_last_turns_and_two_answers_are_none():
-    assert answered().answer == PARIS
+    assert answered().answer == Answer("France", "Paris", 48.85, 2.35)
     assert rollout((f"<think>a</think>{ANSWER}",), (f"<think>a</think>{CALL}", observation())).answer is None
     assert rollout((f"<think>a</think>{ANSWER}",), (f"<think>a</think>{ANSWER}",)).answer is None
     assert rollout((f"<think>a</think>{CALL}{ANSWER}", observation()), (f"<think>a</think>{ANSWER}",)).answer is None
@@ -71,20 +69,12 @@ def test_useful_positions_count_from_one():
 
 
 def full_row():
+    shown = observation(results=[{"title": "\x85", "useful": None}], match=0.5)
+    facts = {"lat": 0.0, "lon": -180, "country": "日本", "evidence": ("https://a.example/é",)}
+    extra = {"n_nudges": 2, "nested": {"a": [None, True, 1.5, np.float32(0.5), np.int64(3)]}}
+    boxes = ((1, 2, 3, 4), np.array([5, 6, 7, 8]))
     return Trajectory(
-        "p\u2028é\n",
-        [
-            Step(
-                f"<think>\ud83d \u2028</think>{CALL}",
-                observation(results=[{"title": "\x85", "useful": None}], match=0.5),
-            )
-        ],
-        lat=0.0,
-        lon=-180,
-        country="日本",
-        regions=((1, 2, 3, 4), np.array([5, 6, 7, 8])),
-        evidence=("https://a.example/é",),
-        extra={"n_nudges": 2, "nested": {"a": [None, True, 1.5, np.float32(0.5), np.int64(3)]}},
+        "p\u2028é\n", [Step(f"<think>\ud83d \u2028</think>{CALL}", shown)], regions=boxes, extra=extra, **facts
     )
 
 
@@ -106,20 +96,18 @@ def test_files_give_back_what_was_saved(tmp_path, suffix, rows):
     [
         (b"{", "Expecting"),
         (b'{"photo_id": "p", "steps": [', "Expecting"),
-        (b"[]", "expected an object"),
+        (b"[]", "the row: .*dict"),
         (b"\xff", "utf-8"),
         (b"[" * 100_000, "recursion"),
-        (b"{}", "has no 'photo_id'"),
-        (b'{"photo_id": 3}', "'photo_id'"),
-        (b'{"photo_id": "p", "photo": 1}', "unknown field 'photo'"),
-        (b'{"photo_id": "p", "lat": "48"}', "'lat'"),
-        (b'{"photo_id": "p", "lat": true, "lon": 1}', "'lat'"),
-        (b'{"photo_id": "p", "lat": NaN, "lon": 1}', "NaN"),
+        (b"{}", "photo_id: Field required"),
+        (b'{"photo_id": 3}', "photo_id: .*, not 3"),
+        (b'{"photo_id": "p", "photo": 1}', "photo: Unexpected"),
+        (b'{"photo_id": "p", "lat": "48 N"}', "lat: .*, not '48 N'"),
         (b'{"photo_id": "p", "lat": 91, "lon": 1}', "lat 91"),
-        (b'{"photo_id": "p", "regions": [3]}', "regions"),
-        (b'{"photo_id": "p", "steps": [{}]}', "step 1 has no 'text'"),
-        (b'{"photo_id": "p", "steps": ["a"]}', "step 1"),
-        (b'{"photo_id": "p", "steps": [{"text": "a", "observation": {"tool": "x"}}]}', "observation of step 1"),
+        (b'{"photo_id": "p", "regions": [3]}', "regions.0: "),
+        (b'{"photo_id": "p", "steps": [{}]}', "steps.0.text: Field required"),
+        (b'{"photo_id": "p", "steps": ["a"]}', "steps.0: "),
+        (b'{"photo_id": "p", "steps": [{"text": "a", "observation": {"tool": "x"}}]}', "steps.0.observation.arguments"),
     ],
 )
 def test_a_broken_line_is_reported_with_file_line_and_remedy(tmp_path, broken, reason):
@@ -135,10 +123,10 @@ def test_a_broken_line_is_reported_with_file_line_and_remedy(tmp_path, broken, r
 def test_an_unknown_status_or_result_is_reported():
     row = answered().to_dict()
     row["steps"][0]["observation"]["status"] = "OK"
-    with pytest.raises(ValueError, match="observation of step 1 has the status 'OK', expected one of ok, miss"):
+    with pytest.raises(ValueError, match="steps.0.observation.status: .*'ok', 'miss', .*, not 'OK'"):
         Trajectory.from_dict(row)
     row["steps"][0]["observation"].update(status="ok", results=["a"])
-    with pytest.raises(ValueError, match="str as result 1"):
+    with pytest.raises(ValueError, match="steps.0.observation.results.0: .*, not 'a'"):
         Trajectory.from_dict(row)
 
 
@@ -176,7 +164,6 @@ def test_missing_files_and_unknown_formats_are_named(tmp_path):
         (Trajectory("p", extra={"a": math.nan}), "row 2, photo 'p'"),
         (Trajectory("p", extra={"a": {1}}), "set"),
         (Trajectory(7), "photo_id"),
-        ({"photo_id": "p"}, "row 2: dict is not a Trajectory"),
     ],
 )
 def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, name, row, reason):
@@ -189,8 +176,9 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, name, row, rea
     assert os.listdir(tmp_path) == [name]
 
 
-def test_a_save_replaces_the_file_only_when_it_is_whole(tmp_path, monkeypatch):
-    path = tmp_path / "rows.jsonl"
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_save_replaces_the_file_only_when_it_is_whole(tmp_path, name):
+    path = tmp_path / name
     save_trajectories(path, [answered()])
 
     def rows():
@@ -200,19 +188,11 @@ def test_a_save_replaces_the_file_only_when_it_is_whole(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         save_trajectories(path, rows())
-    assert load_trajectories(path) == [answered()]
-    assert os.listdir(tmp_path) == ["rows.jsonl"]
-
-
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
-def test_who_reads_the_old_file_goes_on_reading_the_old_file(tmp_path, name):
-    path = tmp_path / name
-    save_trajectories(path, [answered()])
-    before = path.read_bytes()
-    with path.open("rb") as reader:
+    assert load_trajectories(path) == [answered()] and os.listdir(tmp_path) == [name]
+    with path.open("rb") as reader:  # who reads the old file goes on reading the old file
+        before = path.read_bytes()
         save_trajectories(path, [Trajectory("new")])
-        assert reader.read() == before
-    assert load_trajectories(path) == [Trajectory("new")]
+        assert reader.read() == before and load_trajectories(path) == [Trajectory("new")]
 
 
 def test_jsonl_is_one_strict_ascii_line_a_row(tmp_path):
@@ -253,14 +233,9 @@ def test_filters_count_what_each_rule_leaves():
     ]
 
 
-def test_rules_can_be_changed_and_switched_off():
-    rules = FilterRules(max_km=500, min_calls=2, max_nudges=None, allow_errors=True, max_full_image_share=None)
-    rows = [*funnel(), answered(calls=2, city="two calls")]
-    kept, counts = filter_trajectories(rows, rules)
-    assert [row.city for row in kept] == ["two calls"]
-    assert counts == {"all": 12, "answered": 11, "within 500 km": 10, "at least 2 calls": 1}
-    kept, counts = filter_trajectories(rows, FilterRules(None, 0, None, True, None))
-    assert (len(kept), counts) == (11, {"all": 12, "answered": 11})
+def test_the_largest_error_can_be_chosen():
+    kept, counts = filter_trajectories(funnel(), max_km=500)
+    assert [row.city for row in kept] == ["good", "part", "344 km off", "miss"] and counts["within 500 km"] == 9
 
 
 @pytest.mark.parametrize("box", [None, "all", [0, 0, 1000], [0, 0, "1000", 1000], [math.nan] * 4, [1000, 1000, 0, 0]])

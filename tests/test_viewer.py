@@ -1,3 +1,5 @@
+"""Turns as HTML and the viewer that steps through them: boxes, labels and rewards in their places, all escaped."""
+
 import base64
 import io
 import re
@@ -9,13 +11,13 @@ from PIL import Image
 
 from reverse_lib.environment import TINY
 from reverse_lib.reward import score
-from reverse_lib.show import TrajectoryViewer
+from reverse_lib.show import TrajectoryViewer, tokens_html
 from reverse_lib.show.style import PLAIN, RIGHT, WRONG
-from reverse_lib.show.viewer import crop_html, photo_html, score_html, tokens_html, turn_html
+from reverse_lib.show.viewer import crop_html, photo_html, score_html, turn_html
 from reverse_lib.trajectory import Observation, Step
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def image():
     return drawn_photo().load()
 
@@ -34,37 +36,35 @@ def test_a_zoom_shows_its_box_on_the_photo_and_the_crop(make_trajectory, image):
     assert photo.getpixel((left, top + 20))[2] > 150 > photo.getpixel((left, top + 20))[0]
 
 
-def test_results_say_whether_they_are_evidence_and_were_trusted(make_trajectory, image):
-    trajectory = make_trajectory()
-    trajectory.steps[1].observation.label_method = "judge"
-    page = turn_html(trajectory, 2, image, TINY)
-    first, second = page.split("[1] ")[1].split("[2] ")
-    assert "Paris, Texas" in first and "✗ no evidence (judge), not trusted" in first
-    assert "Paris, France" in second and "✓ evidence (judge), trusted" in second
-
-
 @pytest.mark.parametrize(
-    ("useful", "trusted", "colour"),
-    [(True, [1], RIGHT), (True, [], WRONG), (False, [1], WRONG), (False, [], RIGHT), (None, [1], PLAIN)],
+    ("useful", "trusted", "colour", "words"),
+    [
+        (True, [1], RIGHT, "✓ evidence (judge), trusted"),
+        (True, [], WRONG, "✓ evidence (judge), not trusted"),
+        (False, [1], WRONG, "✗ no evidence (judge), trusted"),
+        (False, [], RIGHT, "✗ no evidence (judge), not trusted"),
+        (None, [1], PLAIN, "unlabelled, trusted"),
+    ],
 )
-def test_a_bar_says_whether_trust_and_label_agree(make_trajectory, image, useful, trusted, colour):
+def test_a_result_and_its_bar_say_whether_trust_and_label_agree(make_trajectory, image, useful, trusted, colour, words):
     trajectory = make_trajectory()
     trajectory.steps[1].observation.results = [{"title": "t", "useful": useful}]
+    trajectory.steps[1].observation.label_method = "judge"
     trajectory.steps[2].text = f"<think>.</think><useful>{trusted}</useful><answer>France, Paris, 48, 2</answer>"
-    assert re.findall(r"border-left:4px solid (#\w+)", turn_html(trajectory, 2, image, TINY)) == [colour]
+    page = turn_html(trajectory, 2, image, TINY)
+    assert re.findall(r"border-left:4px solid (#\w+)", page) == [colour] and f">{words}<" in page
 
 
 def test_every_box_has_its_colour_and_its_label_and_what_is_no_box_is_left_out(image):
     boxes = [([100, 200, 300, 400], RIGHT, ""), ([500, 500, 800, 800], PLAIN, "turn 1")]
     boxes += [(none, WRONG, "") for none in ("here", None, [1, 2], [9, 9, 9, 9])]
-    (photo,) = pictures(photo_html(image, boxes, 440))
-    (plain,) = pictures(photo_html(image, [], 440))
+    (photo,), (plain,), (nothing,) = (pictures(photo_html(image, some, 440)) for some in (boxes, [], boxes[2:]))
     red, green, blue = photo.getpixel((44, 86))
     assert green > 130 > red
     red, _, blue = photo.getpixel((220, 200))
     assert blue > 130 > red
     assert photo.getpixel((222, 275)) != plain.getpixel((222, 275))  # the label, below the second box
-    assert pictures(photo_html(image, boxes[2:], 440))[0].tobytes() == plain.tobytes()
+    assert nothing.tobytes() == plain.tobytes()
 
 
 @pytest.mark.parametrize("box", [[0, 0, 1000, 1000], [0, 0, 1, 1000], [0, 0, 1000, 1], [100, 200, 300, 400]])
@@ -74,93 +74,83 @@ def test_a_region_is_shown_as_large_as_fits(image, box):
     assert crop_html(image, [1, 2, 3]) == ""
 
 
-def test_the_answer_says_how_far_off_it_is(make_trajectory, image):
-    assert "km from Paris, France" in turn_html(make_trajectory(), 3, image, TINY)
-
-
 @pytest.mark.parametrize(
-    ("names", "words"),
-    [(("", "France"), "km from France"), (("Paris", ""), "km from Paris"), (("", ""), "km from the truth")],
+    ("names", "place"),
+    [
+        (("Paris", "France"), "Paris, France"),
+        (("", "France"), "France"),
+        (("Paris", ""), "Paris"),
+        (("", ""), "the truth"),
+    ],
 )
-def test_a_truth_without_some_names_is_told_by_those_it_has(make_trajectory, image, names, words):
-    trajectory = make_trajectory()
-    trajectory.city, trajectory.country = names
-    assert f"{words}<" in turn_html(trajectory, 3, image, TINY)
+def test_the_answer_says_how_far_it_is_from_the_truth_by_the_names_that_has(make_trajectory, image, names, place):
+    trajectory = make_trajectory(city=names[0], country=names[1])
+    assert f" km from {place}<" in turn_html(trajectory, 3, image, TINY)
 
 
 def test_what_a_page_or_a_model_wrote_is_escaped(make_trajectory, image):
+    attack = "<script>alert(1)</script>\ud800"
     trajectory = make_trajectory()
-    attack = "<script>alert(1)</script>"
     trajectory.steps[1].observation.results[0]["title"] = attack
     trajectory.steps[0] = Step(f"<think>{attack}</think>", Observation("unreadable_turn", {}, "model_error", attack))
-    for number in (1, 2):
-        page = turn_html(trajectory, number, image, TINY)
-        assert "<script" not in page and "&lt;script&gt;" in page
+    page = TrajectoryViewer({attack: [trajectory], "b": [trajectory]}, image, TINY)._repr_html_()
+    assert "<script" not in page and page.count("&lt;script&gt;") >= 4 and page.encode()
 
 
-def test_the_viewer_steps_through_turns_and_rollouts(make_trajectory, image):
-    one, other = make_trajectory(), make_trajectory(answer="Chile, Santiago, -33, -70")
-    other.steps.pop(0)
-    viewer = TrajectoryViewer({"a": one, "b": other}, image, TINY, [[0.1, 0.2, 0.3], [0.4, 0.5]], [[1, 2, 3], [-4, -5]])
-    (page,), (chooser,) = viewer.pages, viewer.choosers
-    assert "Turn 1 of 3 · reward +0.10 · advantage +1.00" in page.value
-    viewer.turn.value = 3
-    assert "Turn 3 of 3 · reward +0.30" in page.value
-    chooser.value = 1
-    assert "Turn 1 of 2 · reward +0.40 · advantage -4.00" in page.value and viewer.turn.max == 2
+def tabs(page: str) -> list[str]:
+    return re.findall(r'<label><input type="radio" name="[\w-]+"( checked)?> ([^<]*)</label>', page)
+
+
+def test_the_viewer_has_every_turn_of_every_rollout_one_of_them_shown(make_trajectory, image):
+    long, short = make_trajectory(), make_trajectory(answer="Chile, Santiago, -33, -70")
+    short.steps.pop(0)
+    viewer = TrajectoryViewer(
+        {"a": long, "b": short}, image, TINY, [[0.1, 0.2, 0.3], [0.4, 0.5]], [[1, 2, 3], [-4, -5]]
+    )
+    page = viewer._repr_html_()
+    labels = [(" checked", "a"), (" checked", "turn 1"), ("", "turn 2"), ("", "turn 3")]
+    assert tabs(page) == [*labels, ("", "b"), (" checked", "turn 1"), ("", "turn 2")]
+    titles = re.findall(r"Turn (\d of \d) · reward \+(\d.\d\d) · advantage (.\d)", page)
+    firsts = [("1 of 3", "0.10", "+1"), ("2 of 3", "0.20", "+2"), ("3 of 3", "0.30", "+3")]
+    assert titles == [*firsts, ("1 of 2", "0.40", "-4"), ("2 of 2", "0.50", "-5")]
+    groups = [set(re.findall(r'name="([\w-]+)"', text)) for text in (page, viewer._repr_html_())]
+    assert len(groups[0]) == 3 and not groups[0] & groups[1]  # shown twice, each is stepped through on its own
+    assert len(page) < 400_000
 
 
 def test_a_score_is_shown_with_its_parts_and_each_turn_with_its_own(make_trajectory, image):
     trajectory = make_trajectory()
-    viewer = TrajectoryViewer({"a": trajectory}, image, TINY, scores=[score(trajectory)])
-    text = re.sub("<[^>]+>", "", viewer.pages[0].value)
-    assert "reward 0.88 · accuracy 1.00 · format 1.00 · process 0.60" in text  # 0.6 · 1 + 0.1 · 1 + 0.3 · 0.6
-    assert "(look 0.20, query 0.10, trust 0.30, errors 0.00)" in text
-    assert "process look +0.20" in text and "query +" not in text
-    viewer.turn.value = 2
-    assert "process query +0.10" in re.sub("<[^>]+>", "", viewer.pages[0].value)
-    assert viewer.unfolded().count("<b>reward 0.88</b>") == 1
+    page = TrajectoryViewer({"a": trajectory}, image, TINY, scores=[score(trajectory)])._repr_html_()
+    first, second, third = re.sub("<[^>]+>", "", page).split("reward 0.88 ")[1:]
+    assert "accuracy 1.00 · format 1.00 · process 0.60 (look 0.20, query 0.10, trust 0.30, errors 0.00)" in first
+    assert "process look +0.20" in first and "query +" not in first and "process query +0.10" in second
     nothing = replace(score(trajectory), total=-0.004, process=-0.0, errors=-0.15)
     assert "reward 0.00" in score_html(nothing) and ">errors</span> -0.15" in score_html(nothing)
     assert "-0.00" not in score_html(nothing)
 
 
-def test_one_slider_steps_two_stages_side_by_side(make_trajectory, image):
-    short, long = make_trajectory(), make_trajectory()
-    short.steps.pop(0)
-    stages = {"cold start": [short], "GRPO": [long, short]}
-    viewer = TrajectoryViewer(stages, image, TINY, {"GRPO": [[0.1, 0.2, 0.3], [0.7, 0.8]]})
-    left, right = viewer.pages
-    assert "Turn 1 of 2<" in left.value and "Turn 1 of 3 · reward +0.10" in right.value and viewer.turn.max == 3
-    viewer.turn.value = 3
-    assert "Turn 2 of 2<" in left.value and "Turn 3 of 3 · reward +0.30" in right.value  # the shorter one has ended
-    viewer.choosers[1].value = 1
-    assert viewer.turn.max == 2 and "Turn 1 of 2<" in left.value and "Turn 1 of 2 · reward +0.70" in right.value
-
-
-def test_without_a_front_end_two_stages_stand_side_by_side_with_all_their_turns(make_trajectory, image, monkeypatch):
-    monkeypatch.setenv("REVERSE_NO_FRONT_END", "1")
+def test_two_stages_stand_side_by_side_and_are_stepped_through_together(make_trajectory, image):
     short, long = make_trajectory(answer="Chile, Santiago, -33, -70"), make_trajectory()
     short.steps.pop(0)
-    page = TrajectoryViewer({"<cold>": [short], "GRPO": [long, short]}, image, TINY)._repr_mimebundle_()["text/html"]
-    first, second = page.split("</details>")[:2]
-    assert "&lt;cold&gt; | GRPO, rollout 1</summary>" in first and "<cold>" not in page
-    assert "> | GRPO" not in second and "GRPO, rollout 2</summary>" in second
-    assert first.count("repeat(2,") == second.count("repeat(2,") == 1
-    turns = re.findall(r"Turn (\d of \d)", first)
-    assert turns == ["1 of 2", "1 of 3", "2 of 2", "2 of 3", "3 of 3"]  # a line of the grid a turn
-    assert first.index("Chile, Santiago") < first.index("3 of 3") and second.count("Turn ") == 2
-
-
-def test_without_a_front_end_every_turn_can_be_unfolded(make_trajectory, image, monkeypatch):
-    viewer = TrajectoryViewer({"<a>": make_trajectory(), "b": make_trajectory()}, image, TINY, [[1, 2, 3], [4, 5, 6]])
-    bundle = viewer._repr_mimebundle_()
-    page = bundle["text/html"]
-    assert "application/vnd.jupyter.widget-view+json" in bundle and len(page) < 400_000
-    monkeypatch.setenv("REVERSE_NO_FRONT_END", "1")
-    assert viewer._repr_mimebundle_() == {"text/html": page}  # what an executed notebook keeps
-    assert page.count("<details") == page.count("</details>") == 2 and "&lt;a&gt;" in page and "<a>" not in page
-    assert [f"reward +{n}.00" in page for n in range(1, 8)] == [True] * 6 + [False]
+    stages = {"<cold>": [short], "GRPO": [long, short]}
+    page = TrajectoryViewer(stages, image, TINY, {"GRPO": [[0.1, 0.2, 0.3], [0.7, 0.8]]})._repr_html_()
+    labels = [label for _, label in tabs(page)]
+    assert labels == [
+        "&lt;cold&gt; | GRPO, rollout 1",
+        "turn 1",
+        "turn 2",
+        "turn 3",
+        "GRPO, rollout 2",
+        "turn 1",
+        "turn 2",
+    ]
+    steps = [re.findall(r"Turn (\d of \d)(?: · reward \+(\d.\d))?", step) for step in page.split("repeat(2,")[1:]]
+    pairs = [
+        [("1 of 2", ""), ("1 of 3", "0.1")],
+        [("2 of 2", ""), ("2 of 3", "0.2")],
+        [("2 of 2", ""), ("3 of 3", "0.3")],
+    ]
+    assert steps == [*pairs, [("1 of 2", "0.7")], [("2 of 2", "0.8")]]  # the shorter one has ended
 
 
 @pytest.mark.parametrize(

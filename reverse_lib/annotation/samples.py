@@ -34,7 +34,7 @@ def sample_counts(kept: int, config: AnnotationConfig) -> dict[str, int]:
 
 def answered_directly(trajectory: Trajectory) -> bool:
     """Whether it answered without a call, with the right country, where nothing in the photo tells more."""
-    calls = any(step.observation is not None for step in trajectory.steps)
+    calls = bool(trajectory.observations)
     return not calls and not trajectory.regions and _names_the_country(trajectory)
 
 

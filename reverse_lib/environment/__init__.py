@@ -10,7 +10,7 @@ AgentError         an agent failed; AgentRefused: it refuses one conversation
 tool_functions     the tools as functions with a docstring each, for chat templates
 initial_messages   system and user message; `with_photo` adds the photo
 conversation       the messages of a whole recorded rollout
-observation_content, assistant_message, text_block, image_block, show_photo, show_zoom     parts of it
+observation_content, assistant_message, text_block, image_block, images_of, show_photo, show_zoom     parts of it
 one_line           text from outside on one line, without chat markup: nothing enters a prompt but through it
 result_row         a search result as a record keeps it
 how_it_ended       the end of a rollout in a word
@@ -34,6 +34,7 @@ from reverse_lib.environment.interface import (
     assistant_message,
     conversation,
     image_block,
+    images_of,
     initial_messages,
     observation_content,
     one_line,

@@ -221,6 +221,11 @@ def image_block(image: Image.Image) -> dict:
     return {"type": "image", "image": image}
 
 
+def images_of(messages: Sequence[Mapping]) -> list[Image.Image]:
+    """Every picture of a conversation, in reading order."""
+    return [block["image"] for message in messages for block in message["content"] if block["type"] == "image"]
+
+
 def initial_messages(interface: Interface) -> list[dict]:
     """System and user message, before the photo; what a training prompt stores."""
     return [

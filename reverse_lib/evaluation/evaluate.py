@@ -154,7 +154,7 @@ def to_frame(trajectories: Iterable[Trajectory]) -> pd.DataFrame:
 def _row(trajectory: Trajectory) -> dict:
     breakdown, answer = score(trajectory), trajectory.answer
     parsed = answer is not None
-    tools = [step.observation.tool for step in trajectory.steps if step.observation is not None]
+    tools = [call.tool for call in trajectory.observations]
     return {
         "photo_id": trajectory.photo_id,
         "lat": trajectory.lat,
@@ -189,7 +189,7 @@ def _row(trajectory: Trajectory) -> dict:
 
 def _query_hit(trajectory: Trajectory) -> float:
     """1.0 if a text search brought useful evidence, 0.0 if none did; NaN without one, or where nobody knows."""
-    texts = [step.observation for step in trajectory.steps if step.observation and step.observation.tool == TOOLS[2]]
+    texts = [call for call in trajectory.observations if call.tool == TOOLS[2]]
     known = [one.useful for one in texts if one.labelled or one.status == "miss"]
     return float(any(known)) if known else np.nan
 

@@ -20,8 +20,10 @@ import copy
 import os
 import types
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +41,8 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     rotate_half,
 )
 
+from reverse_lib.profiles import variable
+
 _PLAIN_ATTENTION_MAX = 1024  # patches of an image; the weights of a larger one would not fit
 _QUERIES = 128  # that attend together in `right_padded`
 _FEWER = 0.8  # rows are taken out when so many are left
@@ -51,10 +55,15 @@ _NEUTRAL = {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}  # change no to
 
 
 def set_threads(threads: int | None = None) -> int:
-    """Use `threads` CPU threads for torch (default: every core the process may run on); returns the number."""
+    """Use so many CPU threads for torch, and return their number.
+
+    Args:
+        threads: As many as OMP_NUM_THREADS says when None, or every core that the process may run on.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(threads or cores)
-    return threads or cores
+    threads = threads or int(variable("OMP_NUM_THREADS") or cores)
+    torch.set_num_threads(threads)
+    return threads
 
 
 def quicken(model) -> None:
@@ -115,7 +124,8 @@ def _generate(model, generation_config: GenerationConfig | None = None, **given)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     with torch.autocast("cpu", enabled=False):
         rows = _Rows.after(read.past_key_values, mask, position, config.max_new_tokens, dtype)
-        written = _write(_Weights.of(text, model.lm_head, dtype), rows, read.logits[0].float(), config)
+        layers, head = [_Layer.of(layer, dtype) for layer in text.layers], model.lm_head.weight.to(dtype)
+        written = _write(partial(_step, text, layers, head, rows), rows, read.logits[0].float(), config)
     return torch.cat([inputs["input_ids"], written], 1)
 
 
@@ -146,36 +156,16 @@ class _Layer:
     gate_up: torch.Tensor  # (2 * inner, width)
     down: torch.Tensor  # (width, inner)
 
-
-@dataclass
-class _Weights:
-    """The text model's weights, norms and embedding in float32 as under autocast, and its sizes."""
-
-    layers: list[_Layer]
-    embed: torch.Tensor  # (vocabulary, width)
-    norm: torch.Tensor  # (width,)
-    head: torch.Tensor  # (vocabulary, width)
-    rotary: nn.Module
-    heads: int
-    key_heads: int
-    eps: float
-
     @classmethod
-    def of(cls, text: Qwen3VLTextModel, head: nn.Linear, dtype: torch.dtype) -> "_Weights":
-        """Those of a model, its matrices cast to `dtype`."""
-        config, layers = text.config, []
-        heads, key_heads = config.num_attention_heads, config.num_key_value_heads
-        for layer in text.layers:
-            attention, mlp = layer.self_attn, layer.mlp
-            turned = [attention.q_norm.weight.expand(heads, -1), attention.k_norm.weight.expand(key_heads, -1)]
-            norms = layer.input_layernorm.weight, torch.cat(turned), layer.post_attention_layernorm.weight
-            shared = [(attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,)]
-            shared += [(mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)]
-            layers.append(
-                _Layer(*norms, *(torch.cat([matrix.weight for matrix in matrices]).to(dtype) for matrices in shared))
-            )
-        ends = text.embed_tokens.weight, text.norm.weight, head.weight.to(dtype)
-        return cls(layers, *ends, text.rotary_emb, heads, key_heads, config.rms_norm_eps)
+    def of(cls, layer, dtype: torch.dtype) -> "_Layer":
+        """Those of a layer of the library, its matrices cast to `dtype`."""
+        attention, mlp, config = layer.self_attn, layer.mlp, layer.self_attn.config
+        queries = attention.q_norm.weight.expand(config.num_attention_heads, -1)
+        turned = torch.cat([queries, attention.k_norm.weight.expand(config.num_key_value_heads, -1)])
+        shared = [(attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,)]
+        shared += [(mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)]
+        matrices = [torch.cat([linear.weight for linear in together]).to(dtype) for together in shared]
+        return cls(layer.input_layernorm.weight, turned, layer.post_attention_layernorm.weight, *matrices)
 
 
 @dataclass
@@ -202,24 +192,24 @@ class _Rows:
         self.bias, self.position = self.bias[rows], self.position[rows]
 
 
-def _write(weights: _Weights, rows: _Rows, logits: torch.Tensor, config: GenerationConfig) -> torch.Tensor:
-    """The new tokens, (B, new), from the logits that follow the prompt, (B, vocabulary)."""
+def _write(step: Callable, rows: _Rows, logits: torch.Tensor, config: GenerationConfig) -> torch.Tensor:
+    """The new tokens, (B, new), from the logits that follow the prompt, (B, vocabulary); `step` gives more."""
     ends = torch.as_tensor(config.eos_token_id).view(-1)
     written = torch.full((len(logits), config.max_new_tokens), config.pad_token_id or 0)
     alive = going = torch.arange(len(logits))  # rows of `written` that are computed, and that have not ended
-    for step in range(config.max_new_tokens):
+    for place in range(config.max_new_tokens):
         tokens = _choose(logits, config)
         here = torch.isin(alive, going)
-        written[going, step] = tokens[here]
+        written[going, place] = tokens[here]
         going = alive[here & ~torch.isin(tokens, ends)]
         if not len(going):
-            return written[:, : step + 1]
+            return written[:, : place + 1]
         if len(going) <= _FEWER * len(alive):
             left = torch.isin(alive, going)
             alive, tokens = alive[left], tokens[left]
             rows.keep(left)
-        if step + 1 < config.max_new_tokens:
-            logits = _step(weights, rows, tokens)
+        if place + 1 < config.max_new_tokens:
+            logits = step(tokens)
     return written
 
 
@@ -234,26 +224,28 @@ def _choose(logits: torch.Tensor, config: GenerationConfig) -> torch.Tensor:
     return torch.searchsorted(reached, drawn, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
 
 
-def _step(weights: _Weights, rows: _Rows, tokens: torch.Tensor) -> torch.Tensor:
-    """The logits after one token more a row: (B,) -> (B, vocabulary), float32."""
-    batch, heads, key_heads, at = len(tokens), weights.heads, weights.key_heads, rows.length
-    dtype, queries = weights.head.dtype, (key_heads, heads // key_heads, -1)
-    hidden = F.embedding(tokens, weights.embed)  # (B, width)
-    cos, sin = weights.rotary(hidden, rows.position.expand(3, -1).unsqueeze(2))  # (B, 1, dim)
+def _step(
+    text: Qwen3VLTextModel, layers: list[_Layer], head: torch.Tensor, rows: _Rows, tokens: torch.Tensor
+) -> torch.Tensor:
+    """The logits after one token more a row: (B,) -> (B, vocabulary), float32; `head` is (vocabulary, width)."""
+    batch, at, dtype, eps = len(tokens), rows.length, head.dtype, text.config.rms_norm_eps
+    heads, key_heads = text.config.num_attention_heads, text.config.num_key_value_heads
+    hidden = F.embedding(tokens, text.embed_tokens.weight)  # (B, width)
+    cos, sin = text.rotary_emb(hidden, rows.position.expand(3, -1).unsqueeze(2))  # (B, 1, dim)
     bias = rows.bias[..., : at + 1]
-    for layer, keys, values in zip(weights.layers, rows.keys, rows.values, strict=True):
-        mixed = F.linear(_normed(hidden, layer.before, weights.eps).to(dtype), layer.qkv).view(batch, -1, cos.shape[-1])
-        turned = _normed(mixed[:, : heads + key_heads], layer.turned, weights.eps)
+    for layer, keys, values in zip(layers, rows.keys, rows.values, strict=True):
+        mixed = F.linear(_normed(hidden, layer.before, eps).to(dtype), layer.qkv).view(batch, -1, cos.shape[-1])
+        turned = _normed(mixed[:, : heads + key_heads], layer.turned, eps)
         turned = turned * cos + rotate_half(turned) * sin
         keys[:, :, at], values[:, :, at] = turned[:, heads:], mixed[:, heads + key_heads :]
-        query = turned[:, :heads].to(dtype).view(batch, *queries)
+        query = turned[:, :heads].to(dtype).view(batch, key_heads, heads // key_heads, -1)
         attended = F.scaled_dot_product_attention(query, keys[:, :, : at + 1], values[:, :, : at + 1], bias)
         hidden = hidden + F.linear(attended.view(batch, -1), layer.out)
-        gate, up = F.linear(_normed(hidden, layer.between, weights.eps).to(dtype), layer.gate_up).chunk(2, -1)
+        gate, up = F.linear(_normed(hidden, layer.between, eps).to(dtype), layer.gate_up).chunk(2, -1)
         hidden = hidden + F.linear(F.silu(gate) * up, layer.down)
     rows.length += 1
     rows.position = rows.position + 1
-    return F.linear(_normed(hidden, weights.norm, weights.eps).to(dtype), weights.head).float()
+    return F.linear(_normed(hidden, text.norm.weight, eps).to(dtype), head).float()
 
 
 def _normed(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -20,10 +20,8 @@ Three ways of calling tools (`EndpointConfig.calling`), so that any server can b
 The photo and its regions leave this machine, as pixels without metadata; so does what the agent wrote and found.
 """
 
-import base64
 import copy
 import functools
-import io
 import json
 import re
 import threading
@@ -48,6 +46,7 @@ from reverse_lib.environment import (
     one_line,
     tool_functions,
 )
+from reverse_lib.photos import data_url
 from reverse_lib.profiles import EndpointConfig, variable
 from reverse_lib.trajectory import TOOLS, parse_turn
 
@@ -391,7 +390,7 @@ def _blocks(content: str | Sequence[Mapping], config: EndpointConfig) -> list[di
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     return [
-        {"type": "image_url", "image_url": {"url": _data_url(block["image"], config)}}
+        {"type": "image_url", "image_url": {"url": data_url(block["image"], config.image_format, config.image_px)}}
         if block["type"] == "image"
         else {"type": "text", "text": block["text"]}
         for block in content
@@ -400,13 +399,3 @@ def _blocks(content: str | Sequence[Mapping], config: EndpointConfig) -> list[di
 
 def _text(blocks: Sequence[Mapping]) -> str:
     return "\n".join(block["text"] for block in blocks if block["type"] == "text")
-
-
-def _data_url(image, config: EndpointConfig) -> str:
-    """A PIL image as a data URL: nothing but pixels, scaled down to the configuration's size."""
-    clean = image.convert("RGB")
-    clean.thumbnail((config.image_px, config.image_px))
-    clean.info.clear()
-    data = io.BytesIO()
-    clean.save(data, config.image_format, **({"quality": 90} if config.image_format == "JPEG" else {}))
-    return f"data:image/{config.image_format.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -37,8 +37,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reverse_lib.profiles import Weights
-from reverse_lib.reward.score import PROCESS_RANGE, Breakdown
+from reverse_lib.profiles import PROCESS_RANGE, Weights
+from reverse_lib.reward.score import Breakdown
 
 EPSILON = 1e-4  # added to a standard deviation before dividing by it, as TRL does
 CREDITS = ("segment", "turn", "trajectory")

@@ -25,11 +25,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reverse_lib.geo import accuracy_reward, box_iou
-from reverse_lib.profiles import Weights
+from reverse_lib.profiles import FORMAT_PARTIAL, PROCESS_RANGE, Weights
 from reverse_lib.trajectory import SEARCH_TOOLS, Observation, Trajectory, Turn
 
-PROCESS_RANGE = (-0.5, 1.0)
-FORMAT_PARTIAL = 0.8  # think and answer are there, something else is not in order
 _BOX_TOOLS = ("image_zoom_in_tool", "image_search_tool")
 
 

@@ -138,9 +138,13 @@ def _tool_config(caches: Mapping[str, Path], cache: SearchCache, tool_classes: M
     for tool in TOOLS:
         config: dict[str, Any] = {"type": "native"}
         if tool in caches:
-            config |= {"cache_path": str(caches[tool]), "max_results": cache.shown, "n_pos_limit": cache.max_useful}
+            config |= {
+                "cache_path": str(caches[tool]),
+                "max_results": cache.limits.shown,
+                "n_pos_limit": cache.limits.max_useful,
+            }
         if tool == IMAGE:
-            config["iou_threshold"] = cache.min_iou
+            config["iou_threshold"] = cache.limits.min_iou
         function = {name: schemas[tool][name] for name in ("name", "description", "parameters")}
         function["parameters"] = _plain_types(function["parameters"])
         schema = {"type": "function", "function": function}

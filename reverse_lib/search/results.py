@@ -145,14 +145,9 @@ def _query_char(char: str) -> str:
 _ASCII_QUERY = {code: _query_char(chr(code).lower()) for code in range(128)}
 
 
-def query_tokens(text: str) -> frozenset[str]:
-    """The distinct words of a query, normalised."""
-    return frozenset(normalise_query(text).split())
-
-
 def query_similarity(a: str, b: str) -> float:
     """Jaccard similarity of two queries' words, 0..1; 0 when either has no word."""
-    return jaccard(query_tokens(a), query_tokens(b))
+    return jaccard(*(frozenset(normalise_query(text).split()) for text in (a, b)))
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
@@ -281,10 +276,7 @@ class BlockList:
         if not (text.isascii() and text.isprintable()):
             return False
         text = text.replace(" ", "").lower()
-        for word in self._marks:
-            if word in text:
-                return False
-        return True
+        return not any(word in text for word in self._marks)
 
     def blocks(self, result: SearchResult) -> bool:
         """Whether a result comes from a listed host, by its address or by its stated source."""

@@ -25,7 +25,7 @@ from PIL import Image
 
 from reverse_lib.evaluation import to_frame
 from reverse_lib.geo import HALF_CIRCUMFERENCE_KM, accuracy_reward, haversine_km, towns
-from reverse_lib.photos import Photo, PhotoError
+from reverse_lib.photos import Photo, PhotoError, data_url
 from reverse_lib.show.countries import country_codes
 from reverse_lib.show.story import narrate
 from reverse_lib.show.style import (
@@ -37,7 +37,6 @@ from reverse_lib.show.style import (
     band,
     box_of,
     box_or_none,
-    data_url,
     escaped,
 )
 from reverse_lib.trajectory import Trajectory
@@ -400,7 +399,7 @@ def _draw(map_: folium.Map, function: str, data: dict) -> folium.Map:
 
 
 def _new_map(tiles: str | None) -> folium.Map:
-    """A map of the world's countries, without anything on it."""
+    """An empty map that has all in its page that `page.js` needs."""
     options = {"minZoom": 1, "maxZoom": 12, "zoomSnap": 0.25}  # Leaflet's; folium's own go to a tile layer alone
     map_ = folium.Map((25, 10), zoom_start=2, tiles=None, prefer_canvas=True, **options)
     map_.default_js, map_.default_css = [], []
@@ -408,7 +407,6 @@ def _new_map(tiles: str | None) -> folium.Map:
         folium.TileLayer(tiles, control=False).add_to(map_)
     map_.get_root().header.add_child(_verbatim(_libraries()))
     _add_data(map_, "borders", _borders())
-    _Drawing(map_, "drawLand", {"filled": tiles is None})
     return map_
 
 

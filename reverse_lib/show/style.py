@@ -1,11 +1,8 @@
 """What everything shown has in common: colours, error bands, and how outside text and pictures get into a page."""
 
-import base64
 import html
-import io
 
 import numpy as np
-from PIL import Image
 
 from reverse_lib.geo import THRESHOLDS_KM, BoxError, as_box
 from reverse_lib.trajectory import Turn
@@ -41,10 +38,3 @@ def escaped(text: str) -> str:
     """Outside text as HTML: no markup, no template of folium's; a lone surrogate becomes "?", a new line a break."""
     valid = str(text).encode("utf-8", "replace").decode()
     return html.escape(valid).replace("{", "&#123;").replace("\n", "<br>")
-
-
-def data_url(image: Image.Image, kind: str = "JPEG", quality: int = 88) -> str:
-    """A picture, without metadata, as text that an `img` element shows; `kind` is JPEG or PNG."""
-    data = io.BytesIO()
-    image.convert("RGB").save(data, kind, quality=quality, optimize=True)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -1,32 +1,36 @@
-"""What agents did as HTML, turn by turn, and a panel for notebooks that steps through it, also two side by side.
+"""What agents did as HTML, turn by turn, and a viewer that steps through it, also two side by side.
 
-Every text is escaped. A panel only draws: where no widget can be drawn (an executed notebook on a web page, say), it
-stands there as HTML with all of its turns to unfold.
+Every text is escaped. The viewer is HTML alone, so it works in an executed notebook on a web page, too.
 
     TrajectoryViewer({"rollout 1": first, "rollout 2": second}, photo.load(), interface)      # one at a time
     TrajectoryViewer({"cold start": [before], "GRPO": [after]}, photo.load(), interface)      # side by side
 """
 
 import itertools
-import os
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ipywidgets
 from PIL import Image, ImageDraw
 
 from reverse_lib.environment import Interface, observation_content
-from reverse_lib.photos import crop
+from reverse_lib.photos import crop, data_url
 from reverse_lib.reward import Breakdown
-from reverse_lib.show.style import PLAIN, RIGHT, WRONG, box_of, box_or_none, data_url, escaped
+from reverse_lib.show.style import PLAIN, RIGHT, WRONG, box_of, box_or_none, escaped
 from reverse_lib.trajectory import SEARCH_TOOLS, Trajectory, Turn
 
 MUTED = "opacity:.7"  # readable on a light ground and on a dark one
 RULE = '<hr style="border:0;border-top:1px solid #8885;margin:8px 0">'
 _LABELS = {True: "✓ evidence", False: "✗ no evidence"}
 _TEXT = "margin:0 0 6px;line-height:1.4;overflow-wrap:anywhere"
-_ALONE_PX, _BESIDE_PX, _UNFOLDED_PX = 440, 320, 240  # width of the photo
+_ALONE_PX, _BESIDE_PX = 440, 320  # width of the photo
+_TABS = """<style>
+.reverse-tabs {display: flex; flex-wrap: wrap; gap: 4px 14px}
+.reverse-tabs > div {order: 1; flex: 0 0 100%; min-width: 0; border-top: 1px solid #8885; padding-top: 6px}
+.reverse-tabs > label:not(:has(:checked)) + div {display: none}
+.reverse-tabs input {margin: 0}
+</style>"""
 
 
 def turn_html(
@@ -39,7 +43,6 @@ def turn_html(
     in_words: Callable[[str], str] = str,
     width_px: int = _ALONE_PX,
     parts: Mapping[str, float] | None = None,
-    always_photo: bool = True,
 ) -> str:
     """One turn to look at: the photo with the box, what the model wrote, what came back, what the turn earned.
 
@@ -53,7 +56,6 @@ def turn_html(
         in_words: Turns an agent's shorthand into words (`teacher.in_words` for the tiny agent).
         width_px: Of the photo.
         parts: What the turn earned by component, an entry of `Breakdown.per_turn`, if known.
-        always_photo: Whether a turn that draws no box shows the photo, too.
     """
     turn, step = trajectory.turns()[number - 1], trajectory.steps[number - 1]
     earned = "" if reward is None else f" · reward {reward:+.2f}"
@@ -63,10 +65,7 @@ def turn_html(
         rows.append(line("process", ", ".join(f"{name} {value:+.2f}" for name, value in paid.items())))
     rows += written(trajectory, turn, in_words)
     rows += _came_back(trajectory, number, image, interface) if step.observation else []
-    box = box_of(turn)
-    if not box and not always_photo:
-        return block(rows)
-    return beside(photo_html(image, [(box, PLAIN, "")], width_px), block(rows))
+    return beside(photo_html(image, [(box_of(turn), PLAIN, "")], width_px), block(rows))
 
 
 def written(trajectory: Trajectory, turn: Turn, in_words: Callable[[str], str] = str) -> list[str]:
@@ -117,11 +116,6 @@ def result_html(result: dict[str, Any], *remarks: str) -> str:
     """A search result: its title, what it says, and remarks in small print."""
     title, snippet = (escaped(result.get(name) or "") for name in ("title", "snippet"))
     return f'<b>{title}</b> {snippet}<br><small style="{MUTED}">{escaped(" · ".join(filter(None, remarks)))}</small>'
-
-
-def origin_of(result: dict[str, Any]) -> str:
-    """The address of a result, or its source when it has none."""
-    return str(result.get("url") or result.get("source") or "")
 
 
 def label_of(result: dict[str, Any], method: str) -> str:
@@ -227,18 +221,6 @@ def crop_html(image: Image.Image, value: object, width_px: int = 400, height_px:
     return f'<img src="{data_url(shown)}" style="max-width:100%" alt="the region">'
 
 
-class Panel(ipywidgets.VBox):
-    """A widget that leaves its `unfolded()` HTML where there is no front end to draw it."""
-
-    def unfolded(self) -> str:
-        """Everything the panel can show, as HTML that needs no front end."""
-        raise NotImplementedError
-
-    def _repr_mimebundle_(self, **kwargs):
-        page = {"text/html": self.unfolded()}
-        return page if os.environ.get("REVERSE_NO_FRONT_END") else super()._repr_mimebundle_(**kwargs) | page
-
-
 @dataclass(frozen=True)
 class _Run:
     """A rollout to show: what it is called, and what is known of its rewards."""
@@ -252,16 +234,13 @@ class _Run:
     def __len__(self) -> int:
         return len(self.trajectory.steps)
 
-    def score_html(self) -> str:
-        return score_html(self.score) if self.score else ""
 
-
-class TrajectoryViewer(Panel):
+class TrajectoryViewer:
     """Rollouts on one photo to step through: choose one, move through its turns.
 
     Args:
         rollouts: Trajectories by the name to choose them by, shown one at a time. Or, for each stage (or model) by
-            name, a list of trajectories: then the stages stand side by side, and one slider steps them all.
+            name, a list of trajectories: then the stages stand side by side and are stepped through together.
         image: The original photo.
         interface: How the world was shown.
         rewards: What each turn of each rollout earned, in the same order, by stage where rollouts are; or none.
@@ -286,74 +265,50 @@ class TrajectoryViewer(Panel):
     ):
         self._given = image, interface, in_words
         self._stages = _by_stage(rollouts, rewards=rewards, advantages=advantages, scores=scores)
-        self.choosers = [
-            ipywidgets.Dropdown(options=[(run.label, i) for i, run in enumerate(runs)], layout={"width": "auto"})
-            for runs in self._stages.values()
-        ]
-        longest = max(map(len, self._chosen()))
-        self.turn = ipywidgets.IntSlider(1, 1, longest, description="turn", continuous_update=False)
-        self.pages = [ipywidgets.HTML() for _ in self._stages]
-        for chooser in self.choosers:
-            chooser.observe(self._choose, "value")
-        self.turn.observe(self._draw, "value")
-        super().__init__(self._layout())
-        self._draw()
 
-    def unfolded(self) -> str:
-        """Every turn of every rollout, stages side by side."""
-        rows = itertools.zip_longest(*self._stages.values())
-        return "".join(self._unfolded_row(row, is_open=i == 0) for i, row in enumerate(rows))
+    def _repr_html_(self) -> str:
+        group = uuid.uuid4().hex  # another one whenever it is shown: equal ones would switch each other
+        pages = []
+        for number, runs in enumerate(itertools.zip_longest(*self._stages.values())):
+            titles = [self._title(stage, run) if run else "" for stage, run in zip(self._stages, runs, strict=True)]
+            turns = range(max(len(run) for run in runs if run))
+            steps = [(f"turn {k + 1}", self._columns(titles, runs, k)) for k in turns]
+            pages.append((" | ".join(filter(None, titles)), _tabs(f"{group}-{number}", steps)))
+        return _TABS + _tabs(group, pages)
 
-    def _unfolded_row(self, runs: Sequence[_Run | None], is_open: bool) -> str:
-        """The runs of one row, a column a stage, a line of the grid a turn."""
-        titles = [self._title(stage, run) for stage, run in zip(self._stages, runs, strict=True)]
-        names = titles if len(runs) > 1 else [""]
-        cells = [f"<b>{name}</b>{run.score_html() if run else ''}" for name, run in zip(names, runs, strict=True)]
-        for k in range(max(len(run) for run in runs if run)):
-            cells += [RULE + self._turn(run, k) if run and k < len(run) else "" for run in runs]
-        grid = f"display:grid;grid-template-columns:repeat({len(runs)},minmax(0,1fr));gap:0 24px"
-        return (
-            f'<details{" open" if is_open else ""}><summary style="font-weight:600">{" | ".join(filter(None, titles))}'
-            f'</summary><div style="{grid}">{"".join(f"<div>{cell}</div>" for cell in cells)}</div></details>'
-        )
-
-    def _title(self, stage: str, run: _Run | None) -> str:
+    def _title(self, stage: str, run: _Run) -> str:
         """What a run is called, escaped: by its stage, its label, or both."""
-        if run is None:
-            return ""
         labelled = not stage or len(self._stages[stage]) > 1
         return escaped(", ".join(filter(None, (stage, run.label if labelled else ""))))
 
-    def _layout(self) -> list[ipywidgets.Widget]:
-        if len(self.pages) == 1:
-            return [ipywidgets.HBox([*self.choosers, self.turn]), *self.pages]
-        columns = []
-        for stage, chooser, page in zip(self._stages, self.choosers, self.pages, strict=True):
-            head = [ipywidgets.HTML(f'<b style="font-size:15px">{escaped(stage)}</b>')]
-            head += [chooser] if len(self._stages[stage]) > 1 else []
-            columns.append(ipywidgets.VBox([*head, page], layout={"flex": "1 1 0", "min_width": "0"}))
-        return [self.turn, ipywidgets.HBox(columns, layout={"grid_gap": "24px", "width": "100%"})]
-
-    def _chosen(self) -> list[_Run]:
-        return [runs[chooser.value] for runs, chooser in zip(self._stages.values(), self.choosers, strict=True)]
-
-    def _choose(self, _) -> None:
-        self.turn.value = 1
-        self.turn.max = max(map(len, self._chosen()))
-        self._draw()
-
-    def _draw(self, _=None) -> None:
-        width_px = _ALONE_PX if len(self.pages) == 1 else _BESIDE_PX
-        for run, page in zip(self._chosen(), self.pages, strict=True):
-            page.value = run.score_html() + self._turn(run, min(self.turn.value, len(run)) - 1, width_px)
-
-    def _turn(self, run: _Run, k: int, width_px: int | None = None) -> str:
-        """Turn `k`, from 0; without a width as it stands among the unfolded ones."""
+    def _columns(self, titles: Sequence[str], runs: Sequence[_Run | None], k: int) -> str:
+        """Turn `k`, from 0, of each run, side by side; of one that has ended, its last."""
         image, interface, in_words = self._given
-        reward, advantage = (None if row is None else row[k] for row in (run.rewards, run.advantages))
-        parts = run.score.per_turn[k] if run.score else None
-        shown = {"width_px": width_px or _UNFOLDED_PX, "always_photo": width_px is not None or k == 0}
-        return turn_html(run.trajectory, k + 1, image, interface, reward, advantage, in_words, parts=parts, **shown)
+        width_px = _ALONE_PX if len(runs) == 1 else _BESIDE_PX
+        cells = []
+        for title, run in zip(titles, runs, strict=True):
+            cell = f"<b>{title}</b>" if len(runs) > 1 else ""
+            if run:
+                at = min(k, len(run) - 1)
+                reward, advantage = (None if row is None else row[at] for row in (run.rewards, run.advantages))
+                parts = run.score.per_turn[at] if run.score else None
+                cell += score_html(run.score) if run.score else ""
+                earned = (reward, advantage, in_words, width_px, parts)
+                cell += turn_html(run.trajectory, at + 1, image, interface, *earned)
+            cells.append(f"<div>{cell}</div>")
+        grid = f"display:grid;grid-template-columns:repeat({len(runs)},minmax(0,1fr));gap:0 24px"
+        return f'<div style="{grid}">{"".join(cells)}</div>'
+
+
+def _tabs(group: str, pages: Sequence[tuple[str, str]]) -> str:
+    """Pages by label, one shown at a time; where a page's styles are stripped, they stand below each other."""
+    if len(pages) == 1:
+        return pages[0][1]
+    tabs = [
+        f'<label><input type="radio" name="{group}"{"" if i else " checked"}> {label}</label><div>{page}</div>'
+        for i, (label, page) in enumerate(pages)
+    ]
+    return f'<div class="reverse-tabs">{"".join(tabs)}</div>'
 
 
 def _by_stage(rollouts: Mapping, **known: Sequence | Mapping) -> dict[str, list[_Run]]:

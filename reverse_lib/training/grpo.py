@@ -44,6 +44,7 @@ from reverse_lib.environment import (
     Reply,
     Rollout,
     image_block,
+    images_of,
     initial_messages,
     rollout,
     text_block,
@@ -65,7 +66,6 @@ from reverse_lib.trajectory import TOOLS, Trajectory, curriculum_order
 
 COMPONENTS = ("accuracy", "format", "look", "query", "trust", "errors")
 METRICS_FILE, SETTINGS_FILE = "metrics.jsonl", "settings.json"
-CHUNKS = 4  # parts of a batch, by length, that the loss is computed in on a CPU
 _BY_TOKEN = {"completion_ids", "completion_mask", "tool_mask", "advantages", "old_per_token_logps"}
 _BY_TOKEN |= {"ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio"}  # (B, completion)
 
@@ -144,6 +144,18 @@ class GeoGRPOTrainer(GRPOTrainer):
     def rows(self) -> list[dict]:
         """What was logged."""
         return next(c for c in self.callback_handler.callbacks if isinstance(c, History)).rows
+
+    def sample(self) -> dict[str, torch.Tensor]:
+        """The first step's rollouts, sampled, scored and credited, as what `compute_loss` takes.
+
+        Returns:
+            prompt_ids, completion_ids, completion_mask, tool_mask, advantages (a number a token; with credit
+            "trajectory" a number a rollout), pixel_values, image_grid_thw, …
+        """
+        self.model.train()
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps  # `compute_loss` asks for it
+        rows = [self.train_dataset[i] for i in range(self._config.prompts_per_step)]
+        return self._generate_and_score_completions([row for row in rows for _ in range(self.num_generations)])
 
     def close(self) -> None:
         """Stop opening photos ahead."""
@@ -321,7 +333,7 @@ class GeoGRPOTrainer(GRPOTrainer):
         alone = self.accelerator.num_processes == 1 and self.accelerator.device.type == "cpu"
         loss_of = super()._compute_loss
         with right_padded(model) if short else nullcontext():
-            return sum(loss_of(model, part) for part in by_length(inputs, CHUNKS if alone else 1))
+            return sum(loss_of(model, part) for part in by_length(inputs, self._config.chunks if alone else 1))
 
 
 def by_token(values: Advantages, written: Sequence[int], pieces: Sequence[str], photo_id: str) -> np.ndarray:
@@ -363,11 +375,6 @@ def label_tokens(pieces: Sequence[str]) -> range:
         return range(0)
     ends = np.cumsum([len(piece) for piece in pieces])  # (tokens,), of characters
     return range(int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, end)) + 1)
-
-
-def images_of(messages: Sequence[dict]) -> list[Image.Image]:
-    """Every picture of a conversation, in reading order."""
-    return [block["image"] for message in messages for block in message["content"] if block["type"] == "image"]
 
 
 def _described(messages: Sequence[dict]) -> tuple:
@@ -440,6 +447,11 @@ def grpo_arguments(config: GrpoConfig, folder: str | Path, seed: int, device: st
         num_generations=config.group_size,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.beta1,
+        adam_beta2=config.beta2,
+        max_grad_norm=config.max_grad_norm,
+        epsilon=config.clip,
         max_steps=config.steps,
         temperature=config.temperature,
         beta=config.beta,

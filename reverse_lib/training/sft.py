@@ -27,7 +27,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
 from trl.chat_template_utils import get_training_chat_template
 
-from reverse_lib.environment import Interface, conversation, tool_functions
+from reverse_lib.environment import Interface, conversation, images_of, tool_functions
 from reverse_lib.geo import Answer
 from reverse_lib.models import right_padded
 from reverse_lib.photos import Photo
@@ -96,13 +96,6 @@ def make_sft_dataset(
         sum(len(s.text) + len(s.observation.text if s.observation else "") for s in t.steps) for t in trajectories
     ]
     return Dataset.from_dict({"index": range(len(trajectories)), "length": lengths}).with_transform(rows)
-
-
-def images_of(messages: Sequence[dict]) -> list:
-    """Every image of a conversation, in reading order."""
-    return [
-        b["image"] for m in messages if isinstance(m["content"], list) for b in m["content"] if b["type"] == "image"
-    ]
 
 
 class Collator:
@@ -222,7 +215,7 @@ def possible_workers() -> int:
 
 
 def sft_arguments(config: SftConfig, samples: int, folder: str | Path, seed: int, device: str) -> SFTConfig:
-    """The stage's settings in TRL's terms; optimiser constants are the paper's."""
+    """The stage's settings in TRL's terms."""
     steps = max(1, math.ceil(samples * config.epochs / (config.batch_size * config.accumulate)))
     workers = min(config.workers, possible_workers())
     return SFTConfig(
@@ -232,12 +225,12 @@ def sft_arguments(config: SftConfig, samples: int, folder: str | Path, seed: int
         learning_rate=config.learning_rate,
         max_steps=steps,
         lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.1},
-        warmup_steps=steps // 100,
-        weight_decay=0.1,
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        max_grad_norm=1.0,
+        lr_scheduler_kwargs={"min_lr_rate": config.final_rate},
+        warmup_steps=int(steps * config.warmup_share),
+        weight_decay=config.weight_decay,
+        adam_beta1=config.beta1,
+        adam_beta2=config.beta2,
+        max_grad_norm=config.max_grad_norm,
         bf16=True,
         use_cpu=device == "cpu",
         gradient_checkpointing=config.checkpointing,

