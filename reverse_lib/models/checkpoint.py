@@ -33,6 +33,7 @@ from transformers.utils import logging
 from reverse_lib.environment import FULL, Interface, Reply, tool_functions
 from reverse_lib.models.cpu import quicken
 from reverse_lib.models.endpoint import from_environment
+from reverse_lib.profiles import PROFILES, ModelConfig
 from reverse_lib.trajectory import TOOLS
 
 SERVER = "openai:"  # before the name of a model on a server
@@ -170,7 +171,7 @@ class Agent:
     name: str = "agent"
     tools: tuple[str, ...] = TOOLS
     temperature: float = 0.0
-    max_new_tokens: int = 320
+    max_new_tokens: int = ModelConfig.max_turn_tokens
 
     @torch.inference_mode()
     def __call__(self, conversations: Sequence[list[dict]]) -> list[Reply]:
@@ -221,17 +222,19 @@ def decode_turn(tokenizer, ids: list[int]) -> str:
 
 
 def load_agent(path: str | Path, device: str = "cpu", **settings) -> Agent:
-    """A checkpoint as an agent; `settings` are fields of `Agent`.
+    """A checkpoint as an agent; `settings` are fields of `Agent`. One shown the FULL interface has longer turns.
 
     Raises:
         FileNotFoundError: A folder that isn't there.
         ValueError: A file of the checkpoint can't be used; the message names it.
     """
     model = load_model(path, device, torch.float32 if device == "cpu" else torch.bfloat16)
-    processor, named = load_processor(path), {"name": Path(path).name}
+    processor, interface = load_processor(path), load_interface(path)
     if not processor.chat_template:
         raise ValueError(f"{path}: has no chat template; save the checkpoint again with save_checkpoint")
-    return Agent(model, processor, load_interface(path), **named | settings)
+    scale = PROFILES["qwen3vl-4b" if interface.name == FULL.name else "cpu"]
+    usual = {"name": Path(path).name, "max_new_tokens": scale.model.max_turn_tokens}
+    return Agent(model, processor, interface, **usual | settings)
 
 
 def load_named(model: str, tools: Sequence[str], calling: str = "native", say: Callable[[str], object] = print):
