@@ -94,12 +94,8 @@ def load_interface(path: str | Path) -> Interface:
 
 
 def load_model(
-    path: str | Path,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    lora_rank: int = 0,
-    train_vision: bool = True,
-):
+    path: str | Path, device: str = "cpu", dtype=torch.float32, lora_rank: int = 0, train_vision: bool = True
+) -> torch.nn.Module:
     """A Qwen3-VL checkpoint, ready for training or generation.
 
     Args:
@@ -162,7 +158,7 @@ class Agent:
         name: What trajectories are signed with.
         tools: The tools its prompt lists.
         temperature: 0 for greedy decoding.
-        max_new_tokens: Longest turn, in tokens.
+        max_new_tokens: Longest turn, in tokens; a longer one is cut.
     """
 
     model: torch.nn.Module
@@ -250,7 +246,15 @@ def load_named(model: str, tools: Sequence[str], calling: str = "native", say: C
         ModelError: It isn't there, or can't be used.
     """
     if model.startswith(SERVER):
-        return _served(model, tools, calling, say)
+        try:  # greedily, as our own write
+            endpoint = from_environment(tools=tools, model=model.removeprefix(SERVER), calling=calling, temperature=0.0)
+        except ValueError as error:
+            raise ModelError(f"{model}: {error}") from error
+        say(
+            f"{model}: the photos and each zoom, as pixels without metadata, and what the agent writes and finds are "
+            f"sent to {endpoint.config.base_url}, with the key in {endpoint.config.key_env}"
+        )
+        return endpoint
     _quiet()
     source = _source(model)
     if isinstance(source, Path) and not (source / INTERFACE_FILE).is_file():
@@ -259,20 +263,6 @@ def load_named(model: str, tools: Sequence[str], calling: str = "native", say: C
         return load_agent(source, tools=tuple(tools))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{model}: {str(error).strip().splitlines()[0]}") from error
-
-
-def _served(model: str, tools: Sequence[str], calling: str, say: Callable[[str], object]):
-    """A model behind the server in OPENAI_BASE_URL, written greedily as our own are."""
-    try:
-        endpoint = from_environment(tools=tools, model=model.removeprefix(SERVER), calling=calling, temperature=0.0)
-    except ValueError as error:
-        raise ModelError(f"{model}: {error}") from error
-    config = endpoint.config
-    say(
-        f"{model}: the photos and each zoom, as pixels without metadata, and what the agent writes and finds are sent "
-        f"to {config.base_url}, with the key in {config.key_env}"
-    )
-    return endpoint
 
 
 def _source(model: str) -> Path | str:
