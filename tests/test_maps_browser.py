@@ -1,6 +1,5 @@
 """Saved maps opened in a headless Chromium that may fetch nothing: what is drawn, what clicks show, what cannot run."""
 
-import dataclasses
 import io
 import re
 
@@ -65,6 +64,12 @@ def open_map(browser, tmp_path):
     yield open_
     for page in pages:
         page.close()
+
+
+def png(image) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
 
 
 def frames(page) -> None:
@@ -179,9 +184,7 @@ def test_lines_follow_great_circles_and_are_cut_at_the_date_line(open_map, frame
 
 
 def test_a_click_on_a_photo_shows_its_picture_boxes_answer_story_and_reward_in_full_view(open_map, frame):
-    data = io.BytesIO()
-    Image.new("RGB", (400, 300), "#3377aa").save(data, "PNG")
-    map_ = error_map(frame, photos=[Photo("twin", data.getvalue())])
+    map_ = error_map(frame, photos=[Photo("twin", png(Image.new("RGB", (400, 300), "#3377aa")))])
     page = open_map(map_)
     assert page.locator(".leaflet-popup").count() == 0 and page.locator(".leaflet-popup img").count() == 0
     click_at(page, map_, 39.4699, -0.3763, zoom=7)
@@ -202,13 +205,11 @@ def test_a_click_on_a_photo_shows_its_picture_boxes_answer_story_and_reward_in_f
     picture = page.locator(".card .frame").bounding_box()
     for kind in ("look", "region"):
         box = page.locator(f".card .box.{kind}").bounding_box()
-        found = [
-            (box["x"] - picture["x"]) / picture["width"],
-            (box["y"] - picture["y"]) / picture["height"],
-            box["width"] / picture["width"],
-            box["height"] / picture["height"],
-        ]
-        assert found == pytest.approx([0.1, 0.2, 0.2, 0.2], abs=0.01)
+        left, top = box["x"] - picture["x"], box["y"] - picture["y"]
+        corners = np.array([[left, top], [left + box["width"], top + box["height"]]])
+        assert corners / [picture["width"], picture["height"]] == pytest.approx(
+            np.array([[0.1, 0.2], [0.3, 0.4]]), abs=0.01
+        )
     assert page.locator(".card .box.look b").inner_text() == "1"
     popup, view = page.locator(".leaflet-popup").bounding_box(), page.viewport_size
     assert popup["x"] >= 0 and popup["y"] >= 0 and popup["x"] + popup["width"] <= view["width"]
@@ -315,13 +316,8 @@ def test_what_a_model_or_page_wrote_can_neither_run_as_script_nor_break_the_page
     trajectory.steps[1].observation.results[1]["title"] = evil
     trajectory.steps[1].text = trajectory.steps[1].text.replace("It reads Paris.", evil.replace("</", "<"))
     trajectory.steps[1].text = trajectory.steps[1].text.replace("Paris France", "<svg onload='window.hacked=1'>")
-    data = io.BytesIO()
-    Image.new("RGB", (40, 30)).save(data, "PNG")
-    map_ = error_map(
-        {evil: to_frame([trajectory]), "other": to_frame([trajectory])},
-        shown=evil,
-        photos=[Photo(evil, data.getvalue())],
-    )
+    stages = {evil: to_frame([trajectory]), "other": to_frame([trajectory])}
+    map_ = error_map(stages, shown=evil, photos=[Photo(evil, png(Image.new("RGB", (40, 30))))])
     page = open_map(map_)
     for name in LAYERS.values():
         if name not in (LAYERS["photos"], LAYERS["lines"]):
@@ -351,9 +347,8 @@ def test_three_thousand_photos_of_two_stages_open_with_all_layers_in_one_file_be
         pred_lon=lon,
     )
     table["km"] = haversine_km(table["lat"], table["lon"], table["pred_lat"], table["pred_lon"])
-    pixels = rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)
-    picture = OnePicture("", None, image=Image.fromarray(pixels))
-    photos = [dataclasses.replace(picture, photo_id=name) for name in table["photo_id"]]
+    picture = png(Image.fromarray(rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)))
+    photos = [Photo(name, picture) for name in table["photo_id"]]
     map_ = error_map({"before": table.head(300), "after": table}, photos=photos)
     page = open_map(map_)
     assert 10_000_000 < page.bytes < 15_000_000
@@ -365,16 +360,6 @@ def test_three_thousand_photos_of_two_stages_open_with_all_layers_in_one_file_be
     assert count(page, map_, "heat") == 1 and page.locator(".leaflet-heatmap-layer").count() == 1
     assert page.evaluate(f"() => {layer(map_, LAYERS['countries'])}.getLayers()[0].getLayers().length") > 100
     assert page.problems == [] and page.asked == []
-
-
-@dataclasses.dataclass(frozen=True)
-class OnePicture(Photo):
-    """A photo that is already in memory."""
-
-    image: Image.Image | None = None
-
-    def load(self) -> Image.Image:
-        return self.image
 
 
 def test_a_street_map_is_fetched_only_if_asked_for_and_borders_show_where_it_cannot_be(open_map, frame):

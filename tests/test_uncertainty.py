@@ -16,6 +16,7 @@ from reverse_lib.evaluation.uncertainty import Radius, geodesic_median
 from reverse_lib.geo import haversine_km
 
 PHOTOS = [make_photo(f"p{i}") for i in range(4)]
+HALF_GLOBE_KM = math.pi * 6371.0088
 
 
 def table(km, spread_km, tag="t", backed=1.0):
@@ -53,17 +54,12 @@ def test_the_median_is_where_a_general_minimiser_finds_it(scale_deg):
 def test_medians_that_need_no_search():
     assert geodesic_median([48.0], [2.0]) == pytest.approx((48, 2))
     assert geodesic_median([10, 20, 50], [5, 5, 5]) == pytest.approx((20, 5))  # along a meridian: the middle one
-    assert geodesic_median([7, 7, 7, -60], [3, 3, 3, 120]) == pytest.approx(
-        (7, 3)
-    )  # most agree: one outlier moves nothing
+    assert geodesic_median([7, 7, 7, -60], [3, 3, 3, 120]) == pytest.approx((7, 3))  # most agree: no outlier moves it
     assert geodesic_median([10, -10, 0, 0], [179, 179, 169, -171]) == pytest.approx((0, 179), abs=1e-6)  # a cross
     lat, lon = geodesic_median([80, 80, 80], [0, 120, -120])
     assert lat == pytest.approx(90, abs=1e-6)  # around the pole
     lat, lon = geodesic_median([0, 0], [0, 180])  # antipodes: any point will do
-    assert haversine_km(lat, lon, 0, 0) + haversine_km(lat, lon, 0, 180) == pytest.approx(math.pi * 6371.0088)
-
-
-def test_a_wide_angle_keeps_the_median_at_its_corner():
+    assert haversine_km(lat, lon, 0, 0) + haversine_km(lat, lon, 0, 180) == pytest.approx(HALF_GLOBE_KM)
     assert geodesic_median([0, 0.1, 0.1], [0, 1, -1]) == pytest.approx((0, 0), abs=1e-9)  # 168 degrees, above 120
     lat, _ = geodesic_median([0, 1, 1], [0, 1, -1])  # 90 degrees: inside the triangle
     assert 0.3 < lat < 0.5
@@ -74,28 +70,23 @@ def runs_of(*answers, end=None, trusted=None):
     rows = []
     for i, answer in enumerate(answers):
         lat, lon = answer or (np.nan, np.nan)
-        row = {"photo_id": "p", "lat": 0.0, "lon": 0.0, "pred_lat": lat, "pred_lon": lon, "end": "answered"}
-        row["trusted"] = trusted[i] if trusted else 1
-        rows.append(pd.DataFrame([row | ({"end": end[i]} if end else {})]))
+        row = {"photo_id": "p", "lat": 0.0, "lon": 0.0, "pred_lat": lat, "pred_lon": lon}
+        row |= {"trusted": trusted[i] if trusted else 1, "end": end[i] if end else "answered"}
+        rows.append(pd.DataFrame([row]))
     return rows
 
 
-def test_answers_are_combined_into_their_median_with_its_error_and_spread():
+def test_answers_are_combined_into_their_median_and_what_cannot_be_used_is_left_out_and_counted():
     row = combine(runs_of((0, 1), (0, 2), (0, 6))).iloc[0]
-    a_degree = 6371.0088 * math.pi / 180
-    assert (row["pred_lat"], row["pred_lon"]) == pytest.approx((0, 2))
+    a_degree = HALF_GLOBE_KM / 180
+    assert row[["pred_lat", "pred_lon"]].tolist() == pytest.approx([0, 2])
     assert row["km"] == pytest.approx(2 * a_degree) and row["spread_km"] == pytest.approx(a_degree, abs=1e-3)
     assert (row["answers"], row["samples"]) == (3, 3)
-
-
-def test_unreadable_answers_and_failed_services_are_left_out_and_counted():
     row = combine(runs_of((0, 1), None, (0, 9), end=["answered", "format", "service_error"])).iloc[0]
-    assert (row["pred_lon"], row["spread_km"]) == pytest.approx((1, 0), abs=1e-6) and (
-        row["answers"],
-        row["samples"],
-    ) == (1, 2)
-    none = combine(runs_of(None, None)).iloc[0]
-    assert math.isnan(none["km"]) and math.isnan(none["spread_km"]) and none["answers"] == 0
+    assert row[["pred_lon", "spread_km"]].tolist() == pytest.approx([1, 0], abs=1e-6)
+    assert (row["answers"], row["samples"]) == (1, 2)
+    row = combine(runs_of(None, None)).iloc[0]
+    assert math.isnan(row["km"]) and math.isnan(row["spread_km"]) and row["answers"] == 0
 
 
 def test_an_answer_is_backed_where_some_result_was_trusted_and_it_could_be_read():
@@ -169,7 +160,7 @@ def test_the_factor_is_the_rank_that_the_theorem_names():
     assert [nine.factor(level, True) for level in (0.5, 0.9, 0.91)] == [5, 9, math.inf]
     two = table([1.0, 1.0], [0.0, 4.0])
     assert nine.km(two, 0.5).tolist() == [5, 25] and nine.of(two)["radius_90_km"].tolist() == [9, 45]
-    assert nine.km(two, 0.99) == pytest.approx([math.pi * 6371.0088] * 2)
+    assert nine.km(two, 0.99) == pytest.approx([HALF_GLOBE_KM] * 2)
     assert np.isnan(nine.of(table([np.nan], np.nan))["radius_50_km"].item())
     with pytest.raises(ValueError, match="level=50"):
         nine.factor(50, True)
@@ -235,7 +226,7 @@ def test_a_kind_that_val_has_too_few_of_gets_the_whole_earth_which_always_holds(
     radius = calibrate(drawn(80, 1, "v"))
     found = coverage(radius, table([15_000.0] * 30, 0.0, backed=0.0))
     assert found.loc[0.9, ["value", "expected_low", "expected_high"]].tolist() == [1, 1, 1]
-    assert found.loc[0.9, "median_radius_km"] == pytest.approx(math.pi * 6371.0088)
+    assert found.loc[0.9, "median_radius_km"] == pytest.approx(HALF_GLOBE_KM)
 
 
 def test_a_photo_that_was_calibrated_on_is_not_judged():

@@ -58,8 +58,8 @@ def find_stages(profile: Profile) -> tuple[list[Stage], list[str]]:
     folder, shipped = profile.folder / "checkpoints", Path(profile.model.agent).parent
 
     def supervised(name: str) -> str:
-        there = [path / name for path in (folder, shipped) if (path / name / "config.json").is_file()]
-        return str((there or [folder / name])[0])
+        places = [path / name for path in (folder, shipped) if (path / name / "config.json").is_file()]
+        return str(places[0] if places else folder / name)
 
     wanted = (
         (Stage("base", "base", profile.model.base), ""),
@@ -94,13 +94,13 @@ def load_stage(stage: Stage, world, config: ModelConfig = PROFILES["cpu"].model)
         return world.teacher, TINY
     from reverse_lib.models import load_agent
 
-    path, settings = Path(stage.model), {"tools": stage.tools, "max_new_tokens": config.max_turn_tokens}
-    agent = load_agent(path if path.is_dir() else stage.model, config.device, **settings)
+    settings = {"tools": stage.tools, "max_new_tokens": config.max_turn_tokens}
+    agent = load_agent(stage.model, config.device, **settings)
     return agent, agent.interface
 
 
 def evaluate_stage(
-    stage: Stage, world, profile: Profile, progress: Callable | None = None, splits: Sequence[str] = TEST_SPLITS
+    stage: Stage, world, profile: Profile, progress: Callable | None = None
 ) -> tuple[pd.DataFrame, float]:
     """Let a stage answer the test photos of a world, searching live.
 
@@ -109,24 +109,16 @@ def evaluate_stage(
         world: A `World`.
         profile: Gives the number of photos of each split, the batch size and the device.
         progress: Called with the number of photos that were finished.
-        splits: Whose photos.
 
     Returns:
         The table of `evaluation.evaluate` with three more columns (split, region, twin; see `describe`), and the
         seconds it took, loading the model left out.
     """
-    photos = [photo for split in splits for photo in world.photos(split, profile.evaluation.photos)]
+    photos = [photo for split in TEST_SPLITS for photo in world.photos(split, profile.evaluation.photos)]
     agent, interface = load_stage(stage, world, profile.model)
+    settings = {"tools": stage.tools, "batch_size": profile.evaluation.batch_size, "progress": progress}
     started = time.monotonic()
-    frame = evaluate(
-        agent,
-        photos,
-        world.live,
-        interface,
-        tools=stage.tools,
-        batch_size=profile.evaluation.batch_size,
-        progress=progress,
-    )
+    frame = evaluate(agent, photos, world.live, interface, **settings)
     seconds = time.monotonic() - started
     return pd.concat([describe(photos, world), frame], axis=1), seconds
 
@@ -135,19 +127,13 @@ def describe(photos: Sequence, world) -> pd.DataFrame:
     """What there was to find in photos of a world: a row a photo, in order.
 
     Returns:
-        Columns split; region (one of REGIONS; "none" where nothing tells the place); twin (whether
-        another place of the world bears the same name).
+        Columns split; region (one of REGIONS; "none" where nothing tells the place); twin (whether another place of the
+        world bears the same name).
     """
     bearers = Counter(place.name for place in world.places)
-    rows = [
-        {
-            "split": photo.split,
-            "region": next((mark.kind for mark in photo.marks if mark.informative), "none"),
-            "twin": bearers[photo.place.name] > 1,
-        }
-        for photo in photos
-    ]
-    return pd.DataFrame(rows)
+    regions = [next((mark.kind for mark in photo.marks if mark.informative), "none") for photo in photos]
+    twins = [bearers[photo.place.name] > 1 for photo in photos]
+    return pd.DataFrame({"split": [photo.split for photo in photos], "region": regions, "twin": twins})
 
 
 def side_by_side(summaries: Mapping[str, pd.DataFrame], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
@@ -189,11 +175,8 @@ def where_it_fails(frame: pd.DataFrame, samples: int = EvaluationConfig.bootstra
         if len(group):
             summary = summarize(group, samples=samples)
             cells = {LABELS[m]: _cell(m, summary.loc[m]) for m in ("within_25km", "within_200km", "country")}
-            rows[name] = {
-                "photos": len(group),
-                **cells,
-                LABELS["median_km"]: f"{summary.loc['median_km', 'value']:,.0f}",
-            }
+            cells[LABELS["median_km"]] = f"{summary.loc['median_km', 'value']:,.0f}"
+            rows[name] = {"photos": len(group), **cells}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

@@ -156,8 +156,8 @@ def geodesic_median(lat: Sequence[float], lon: Sequence[float]) -> tuple[float, 
     around = best + np.vstack([np.zeros(3), _START_RAD * np.eye(3)])
     options = {"initial_simplex": around, "xatol": 1e-10, "fatol": 1e-15, "maxiter": 2000}
     best = min(best, minimize(total_rad, best, method="Nelder-Mead", options=options).x, key=total_rad)
-    x, y, z = best / np.linalg.norm(best)
-    return float(np.degrees(np.arcsin(z))), float(np.degrees(np.arctan2(y, x)))
+    x, y, z = best
+    return math.degrees(math.atan2(z, math.hypot(x, y))), math.degrees(math.atan2(y, x))
 
 
 @dataclass(frozen=True)

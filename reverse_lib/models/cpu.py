@@ -41,6 +41,8 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     rotate_half,
 )
 
+from reverse_lib.profiles import variable
+
 _PLAIN_ATTENTION_MAX = 1024  # patches of an image; the weights of a larger one would not fit
 _QUERIES = 128  # that attend together in `right_padded`
 _FEWER = 0.8  # rows are taken out when so many are left
@@ -54,10 +56,15 @@ _NEUTRAL = {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}  # change no to
 
 
 def set_threads(threads: int | None = None) -> int:
-    """Use `threads` CPU threads for torch (default: every core the process may run on); returns the number."""
+    """Use so many CPU threads for torch, and return their number.
+
+    Args:
+        threads: As many as OMP_NUM_THREADS says when None, or every core that the process may run on.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(threads or cores)
-    return threads or cores
+    threads = threads or int(variable("OMP_NUM_THREADS") or cores)
+    torch.set_num_threads(threads)
+    return threads
 
 
 def quicken(model) -> None:

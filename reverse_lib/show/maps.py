@@ -399,7 +399,7 @@ def _draw(map_: folium.Map, function: str, data: dict) -> folium.Map:
 
 
 def _new_map(tiles: str | None) -> folium.Map:
-    """A map of the world's countries, without anything on it."""
+    """An empty map that has all in its page that `page.js` needs."""
     options = {"minZoom": 1, "maxZoom": 12, "zoomSnap": 0.25}  # Leaflet's; folium's own go to a tile layer alone
     map_ = folium.Map((25, 10), zoom_start=2, tiles=None, prefer_canvas=True, **options)
     map_.default_js, map_.default_css = [], []
@@ -407,7 +407,6 @@ def _new_map(tiles: str | None) -> folium.Map:
         folium.TileLayer(tiles, control=False).add_to(map_)
     map_.get_root().header.add_child(_verbatim(_libraries()))
     _add_data(map_, "borders", _borders())
-    _Drawing(map_, "drawLand", {"filled": tiles is None})
     return map_
 
 
