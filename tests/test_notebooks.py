@@ -203,7 +203,7 @@ def check_grpo(metrics, folder):
     assert gain["low"] <= gain["value"] <= gain["high"] and gain["n"] == metrics["photos"] == 8
     assert gain["value"] == pytest.approx(metrics["after"]["reward"] - metrics["before"]["reward"], abs=1e-9)
     page = (folder / "04_grpo.ipynb").read_text()
-    assert page.count("<details") == 5 and "Turn 1 of" in page  # the viewer, unfolded
+    assert page.count("Turn 1 of") >= 4 + 2  # the viewers: a group, and one photo before and after
     rows = read_rows(folder / "checkpoints" / "grpo" / "metrics.jsonl")
     assert [row["step"] for row in rows if "reward" in row] == [1, 2]
     for name in ("group", "curves", "before_after"):
