@@ -92,6 +92,7 @@ class ModelConfig:
     device: str = "cpu"  # "cpu", "cuda" or "cuda:1"
     lora_rank: int = 0  # 0 trains every weight
     train_vision: bool = False  # whether the vision tower learns too; LoRA never trains it
+    max_turn_tokens: int = 320  # of one turn in evaluation, in tokens; a longer turn is cut
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -372,7 +373,13 @@ _QWEN_SFT = dict(
 _QWEN = Profile(
     "qwen3vl-4b",
     timeout_s=24 * 3600,
-    model=ModelConfig("Qwen/Qwen3-VL-4B-Instruct", "outputs/qwen3vl-4b/checkpoints/grpo", "cuda", lora_rank=64),
+    model=ModelConfig(
+        "Qwen/Qwen3-VL-4B-Instruct",
+        "outputs/qwen3vl-4b/checkpoints/grpo",
+        "cuda",
+        lora_rank=64,
+        max_turn_tokens=2048,
+    ),
     annotation=AnnotationConfig(photos=2000),
     direct=SftConfig(samples=100_000, epochs=3, **_QWEN_SFT),
     coldstart=SftConfig(samples=2000, **_QWEN_SFT),

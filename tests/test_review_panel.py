@@ -157,10 +157,10 @@ def test_the_box_of_a_search_counts_once_it_is_ticked_or_moved(panel, file):
 def test_a_photo_without_any_box_can_be_given_one(rows, photos, file):
     rows[0].regions = []
     rows[0].steps[0].observation.arguments["bbox_2d"] = "the sign"
-    panel = ReviewPanel(rows, photos, file, "ann")
-    assert panel.boxes.across.disabled and panel.boxes.kept == {}
-    panel.boxes.add.click()
-    assert panel.boxes.kept == {"new 1": [400, 400, 600, 600]} and not panel.boxes.across.disabled
+    boxes = ReviewPanel(rows, photos, file, "ann").boxes
+    assert boxes.across.disabled and boxes.kept == {}
+    boxes.add.click()
+    assert boxes.kept == {"new 1": [400, 400, 600, 600]} and not boxes.across.disabled
 
 
 def test_a_full_disk_is_said_and_the_panel_stays(panel, file, monkeypatch):

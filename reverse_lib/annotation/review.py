@@ -37,7 +37,6 @@ METHOD = "review"  # `label_method` of a search whose results a person ticked
 VERDICTS = ("accept", "reject", "skip")
 _UNDO = "undo"
 _IDENTITY = ("title", "url", "source", "snippet")  # of a result; its label is not what it is
-_JSON_WORDS = {str: "text", list: "a list", dict: "an object"}
 Key = tuple[str, str]  # photo_id, digest
 
 
@@ -196,12 +195,13 @@ def _standing(journal: Journal) -> list[Decision]:
 def _decision(row: dict[str, Any]) -> Decision:
     """Builds a decision from its JSON form, every field checked."""
     row = {"labels": [], "boxes": {}, "note": ""} | row
-    types = dict.fromkeys((item.name for item in dataclasses.fields(Decision)), str) | {"labels": list, "boxes": dict}
+    names = [item.name for item in dataclasses.fields(Decision)]
+    types = dict.fromkeys(names, (str, "text")) | {"labels": (list, "a list"), "boxes": (dict, "an object")}
     for name in types | row:
         if name not in types:
             raise ValueError(f"unknown field {name!r}")
-        if not isinstance(row.get(name), types[name]):
-            raise ValueError(f"{name} is {row.get(name)!r:.80}, expected {_JSON_WORDS[types[name]]}")
+        if not isinstance(row.get(name), types[name][0]):
+            raise ValueError(f"{name} is {row.get(name)!r:.80}, expected {types[name][1]}")
     if row["verdict"] not in (*VERDICTS, _UNDO):
         raise ValueError(f"verdict {row['verdict']!r}, expected one of {', '.join((*VERDICTS, _UNDO))}")
     return Decision(**row | {"labels": dict(map(_flags, row["labels"])), "boxes": _boxes(row["boxes"])})

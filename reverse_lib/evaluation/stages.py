@@ -20,7 +20,7 @@ import pandas as pd
 from reverse_lib.environment import TINY, Interface
 from reverse_lib.evaluation.evaluate import evaluate
 from reverse_lib.evaluation.metrics import LABELS, METRICS, summarize
-from reverse_lib.profiles import EvaluationConfig, Profile
+from reverse_lib.profiles import PROFILES, EvaluationConfig, ModelConfig, Profile
 from reverse_lib.trajectory import TOOLS
 
 TEACHER = "teacher"
@@ -88,13 +88,14 @@ def _exists(model: str, profile: Profile) -> bool:
     return not Path(model).is_relative_to(profile.folder) and not model.startswith(("data/", "outputs/", "/", "."))
 
 
-def load_stage(stage: Stage, world, device: str = "cpu") -> tuple[Callable, Interface]:
-    """A stage as an agent for `rollout`, and how the world is shown to it."""
+def load_stage(stage: Stage, world, config: ModelConfig = PROFILES["cpu"].model) -> tuple[Callable, Interface]:
+    """A stage as an agent for `rollout`, and how the world is shown to it; `config` gives device and longest turn."""
     if not stage.model:
         return world.teacher, TINY
     from reverse_lib.models import load_agent
 
-    agent = load_agent(stage.model, device, tools=stage.tools)
+    settings = {"tools": stage.tools, "max_new_tokens": config.max_turn_tokens}
+    agent = load_agent(stage.model, config.device, **settings)
     return agent, agent.interface
 
 
@@ -114,7 +115,7 @@ def evaluate_stage(
         seconds it took, loading the model left out.
     """
     photos = [photo for split in TEST_SPLITS for photo in world.photos(split, profile.evaluation.photos)]
-    agent, interface = load_stage(stage, world, profile.model.device)
+    agent, interface = load_stage(stage, world, profile.model)
     settings = {"tools": stage.tools, "batch_size": profile.evaluation.batch_size, "progress": progress}
     started = time.monotonic()
     frame = evaluate(agent, photos, world.live, interface, **settings)

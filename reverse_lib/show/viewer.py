@@ -82,11 +82,6 @@ def result_html(result: dict[str, Any], *remarks: str) -> str:
     return f'<b>{title}</b> {snippet}<br><small style="{MUTED}">{escaped(" · ".join(filter(None, remarks)))}</small>'
 
 
-def origin_of(result: dict[str, Any]) -> str:
-    """The address of a result, or its source when it has none."""
-    return str(result.get("url") or result.get("source") or "")
-
-
 def label_of(result: dict[str, Any], method: str) -> str:
     """What is known about a result, and who says so: "✓ evidence (judge)"."""
     label = _LABELS.get(result.get("useful"), "unlabelled")

@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from reverse_lib.models import Agent, load_interface, load_model, load_processor, pictures_remembered, set_threads
 from reverse_lib.photos import Photo
-from reverse_lib.profiles import VARIANTS, GrpoConfig, Profile, Variant
+from reverse_lib.profiles import PROFILES, VARIANTS, GrpoConfig, ModelConfig, Profile, Variant
 from reverse_lib.search import training_search
 from reverse_lib.training import grpo
 from reverse_lib.trajectory import atomic_file, load_trajectories, save_trajectories
@@ -76,7 +76,7 @@ def ablate(
     variants: Mapping[str, Variant] = VARIANTS,
     seeds: Sequence[int] = (0, 1, 2),
     levels: Sequence[str] | None = None,
-    loading: Mapping | None = None,
+    checkpoint: ModelConfig = PROFILES["cpu"].model,
     batch_size: int = 64,
     on_run: Callable[[str, int], object] | None = None,
 ) -> pd.DataFrame:
@@ -94,7 +94,7 @@ def ablate(
         variants: By name; a variant that is not trained is evaluated once.
         seeds: Of training.
         levels: How hard each training photo is; see `train_grpo`.
-        loading: Arguments of `models.load_model` (device, lora_rank, train_vision).
+        checkpoint: How it is loaded, and the longest turn in evaluation.
         batch_size: Test photos in flight together.
         on_run: Called with variant and seed before each run that has to be made.
 
@@ -105,7 +105,7 @@ def ablate(
     Raises:
         ValueError: The folder holds runs of other settings.
     """
-    folder, loading = Path(folder), dict(loading or {})
+    folder = Path(folder)
     _claim(folder, start, photos, test_photos, config)
     tables = []
     for name, variant in variants.items():
@@ -115,14 +115,15 @@ def ablate(
             if not file.exists():
                 if on_run:
                     on_run(name, seed)
-                model, processor = load_model(start, **loading), load_processor(start)
+                model, processor = load_model(start, **checkpoint.loading), load_processor(start)
                 interface = load_interface(start)
                 if variant.trained:
                     changed = dataclasses.replace(config, credit=variant.credit)
                     settings = dict(weights=variant.weights, tools=variant.tools, levels=levels)
                     run = folder / f"{name}, seed {seed}"
                     grpo.train_grpo(model, processor, photos, cache, interface, changed, run, seed, **settings)
-                agent = Agent(model, processor, interface, name, tools=variant.tools)
+                longest = checkpoint.max_turn_tokens
+                agent = Agent(model, processor, interface, name, tools=variant.tools, max_new_tokens=longest)
                 with pictures_remembered(model):
                     frame = evaluate(agent, test_photos, search, interface, tools=variant.tools, batch_size=batch_size)
                 save_trajectories(file.with_suffix(".jsonl"), frame.pop("trajectory"))
@@ -204,7 +205,7 @@ def _make_run(p: Profile, world, evaluate: Callable, name: str, seed: int) -> No
     own = folder / f"{name}, seed {seed}"
     cache, search = training_search(p.grpo.search, recorded, own, world.live, shown, "miniature web")
     judged, variants = world.photos("test-new", p.ablation.photos), {name: VARIANTS[name]}
-    settings = (p.grpo, folder, evaluate, variants, [seed], levels, p.model.loading, p.evaluation.batch_size)
+    settings = (p.grpo, folder, evaluate, variants, [seed], levels, p.model, p.evaluation.batch_size)
     with cache:
         ablate(start, photos, search, judged, world.live, *settings)
     shutil.rmtree(own / "search_cache", ignore_errors=True)

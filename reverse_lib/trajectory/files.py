@@ -28,14 +28,14 @@ def load_trajectories(path: str | os.PathLike[str]) -> list[Trajectory]:
         ValueError: if a line or row is broken; names file, line and remedy.
     """
     path = Path(path)
-    suffix = _suffix(path)
+    unit, read = ("line", _jsonl_lines) if _suffix(path) == ".jsonl" else ("row", _parquet_rows)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of trajectories; check the name, or write it first")
-    unit, records = ("line", _jsonl_lines(path)) if suffix == ".jsonl" else ("row", _parquet_rows(path))
     rows = []
-    for number, record in records:
+    for number, texts in read(path):
         try:
-            rows.append(Trajectory.from_dict(_loads(record) if unit == "line" else _unpack(record)))
+            record = json.loads(texts) if unit == "line" else texts | {k: json.loads(texts[k]) for k in _PARQUET_JSON}
+            rows.append(Trajectory.from_dict(record))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{path}, {unit} {number}: not a trajectory ({error}); repair or delete that {unit}, "
@@ -153,17 +153,14 @@ class Journal:
         return f"{self.path}: the last line was cut short ({len(torn):,} bytes) and is set aside in {aside}"
 
 
-def _record(row: Any, number: int) -> dict[str, Any]:
+def _record(row: Trajectory, number: int) -> dict[str, Any]:
     """Returns a row as JSON types, checked that it can be read again; `number` counts from 1, for the message."""
-    if not isinstance(row, Trajectory):
-        raise ValueError(f"row {number}: {type(row).__name__} is not a Trajectory; build one with Trajectory.from_dict")
     try:
         record = json.loads(json.dumps(row.to_dict(), allow_nan=False, default=lambda array: array.tolist()))
         Trajectory.from_dict(record)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"row {number}, photo {row.photo_id!r}: can't be saved ({error}); correct that field"
-        ) from error
+        reason = f"row {number}, photo {row.photo_id!r}: can't be saved ({error}); correct that field"
+        raise ValueError(reason) from error
     return record
 
 
@@ -200,23 +197,6 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if missing:
         raise ValueError(f"{path}: not a file of trajectories, it has no column {', '.join(missing)}; see Trajectory")
     yield from enumerate(table.select(_COLUMNS).to_pylist(), 1)
-
-
-def _unpack(row: dict[str, Any]) -> dict[str, Any]:
-    """Parses the JSON text columns of a Parquet row."""
-    for name in _PARQUET_JSON:
-        if not isinstance(row[name], str):
-            raise ValueError(f"column {name} holds {type(row[name]).__name__}, expected JSON text")
-    return row | {name: _loads(row[name]) for name in _PARQUET_JSON}
-
-
-def _loads(text: str | bytes) -> Any:
-    """Reads strict JSON; bytes may begin with a byte order mark."""
-    return json.loads(text, parse_constant=_refuse)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON, write null")
 
 
 def _suffix(path: Path) -> str:
