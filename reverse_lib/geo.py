@@ -98,7 +98,7 @@ def as_box(value: object) -> list[int]:
     if not isinstance(value, list | tuple) or len(value) != 4:
         raise BoxError("bbox_2d must be a list of four numbers [x1, y1, x2, y2]")
     for number in value:
-        if isinstance(number, bool) or not isinstance(number, int | float):
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise BoxError("bbox_2d must hold numbers only: [x1, y1, x2, y2]")
         if not 0 <= number <= 1000:  # also catches NaN
             raise BoxError("bbox_2d must lie within 0..1000 of the photo")
