@@ -117,7 +117,7 @@ def without_nudges(trajectory: Trajectory) -> Trajectory:
     """The same rollout as if each turn had been readable at once, for a student to learn from.
 
     Turns that neither call nor answer are left out with what was said to them; `extra["n_nudges"]` keeps their number,
-    so that `FilterRules.max_nudges` still sees it. A last turn that could not be read stays.
+    so that `filter_trajectories` still sees it. A last turn that could not be read stays.
     """
     steps = [step for step in trajectory.steps if step.observation is None or step.observation.tool != UNREADABLE]
     return dataclasses.replace(trajectory, steps=steps, extra=dict(trajectory.extra))
