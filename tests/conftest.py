@@ -4,12 +4,22 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two files run side by side; more threads than cores are many times slower
 
 import pytest
 
 from reverse_lib.trajectory import Observation, Step, ToolCall, Trajectory, format_turn
 
 PARIS, LONDON, SYDNEY = (48.8566, 2.3522), (51.5074, -0.1278), (-33.8688, 151.2093)
+
+
+LONGEST = ("test_notebooks", "test_grpo", "test_probes", "test_sft", "test_cli")  # files begun first
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no process is left alone with one at the end."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")

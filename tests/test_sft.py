@@ -296,7 +296,7 @@ def test_the_image_only_processor_gives_the_ids_and_pixels_of_the_full_one(made,
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="the test above needs no stand-in")
 def test_so_it_does_where_torchvision_is_missing_with_a_stand_in_for_its_few_functions():
     name = test_the_image_only_processor_gives_the_ids_and_pixels_of_the_full_one.__name__
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{__file__}::{name}"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", f"{__file__}::{name}"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent / "stand_in")}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "1 passed" in run.stdout, run.stdout + run.stderr
