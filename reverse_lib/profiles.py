@@ -3,9 +3,9 @@
 In the order of the stages: world, rollouts, search, models, annotation, reward, training, ablations, evaluation; then a
 profile, which holds those that change with the scale, and the five.
 
-profile = get_profile("cpu", **{"grpo.steps": 5, "world.seed": 3})
-profile.path("figures", "05_error_curve.png")       # outputs/cpu/figures/05_error_curve.png, folder made
-profile.save_metrics("05_evaluation", {"within_25km": 0.41})
+    profile = get_profile("cpu", **{"grpo.steps": 5, "world.seed": 3})
+    profile.path("figures", "05_error_curve.png")       # outputs/cpu/figures/05_error_curve.png, folder made
+    profile.save_metrics("05_evaluation", {"within_25km": 0.41})
 """
 
 import json

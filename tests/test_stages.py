@@ -117,7 +117,7 @@ def test_the_stage_to_show_follows_from_what_was_trained_and_from_no_figure():
     made = [stages.Stage(key, key, "") for key in ("base", "sft", "coldstart", "grpo", "agent", "teacher")]
     assert stages.last_stage(made).key == "grpo"
     assert stages.last_stage([stage for stage in made if stage.key != "grpo"]).key == "agent"
-    with pytest.raises(ValueError, match="no trained agent among the stages base, sft"):
+    with pytest.raises(ValueError, match="no trained agent among base, sft"):
         stages.last_stage(made[:2])
 
 

@@ -12,8 +12,9 @@ from scipy import stats
 from scipy.optimize import minimize
 
 from reverse_lib.evaluation import abstain, calibrate, combine, coverage, limit_for, risk_coverage, sample_runs
-from reverse_lib.evaluation.uncertainty import Radius, geodesic_median
+from reverse_lib.evaluation.uncertainty import geodesic_median
 from reverse_lib.geo import haversine_km
+from reverse_lib.profiles import Judging
 
 PHOTOS = [make_photo(f"p{i}") for i in range(4)]
 HALF_GLOBE_KM = math.pi * 6371.0088
@@ -156,10 +157,10 @@ def test_the_draws_of_a_torch_model_follow_from_the_seed_and_touch_no_other_draw
 
 
 def test_the_factor_is_the_rank_that_the_theorem_names():
-    nine = calibrate(table(np.arange(1, 10) * 2.0, 1.0, "v"), floor_km=1.0)  # scores 1 … 9
+    nine = calibrate(table(np.arange(1, 10) * 30.0, 5.0, "v"))  # scores 1 … 9, of spread and 25 km
     assert [nine.factor(level, True) for level in (0.5, 0.9, 0.91)] == [5, 9, math.inf]
-    two = table([1.0, 1.0], [0.0, 4.0])
-    assert nine.km(two, 0.5).tolist() == [5, 25] and nine.of(two)["radius_90_km"].tolist() == [9, 45]
+    two = table([1.0, 1.0], [0.0, 75.0])
+    assert nine.km(two, 0.5).tolist() == [125, 500] and nine.of(two)["radius_90_km"].tolist() == [225, 900]
     assert nine.km(two, 0.99) == pytest.approx([HALF_GLOBE_KM] * 2)
     assert np.isnan(nine.of(table([np.nan], np.nan))["radius_50_km"].item())
     with pytest.raises(ValueError, match="level=50"):
@@ -168,14 +169,14 @@ def test_the_factor_is_the_rank_that_the_theorem_names():
 
 def test_guesses_have_a_factor_of_their_own():
     mixed = pd.concat([table([1, 2, 3], 0, "v"), table([100, 200, 300], 0, "g", backed=0.4)])
-    radius = calibrate(mixed, floor_km=1.0)
-    assert (radius.factor(0.5, True), radius.factor(0.5, False)) == (2, 200)
+    radius = calibrate(mixed)
     both = pd.concat([table([1], 0, backed=0.5), table([1], 0, "u", backed=0.0)])
-    assert radius.km(both, 0.5).tolist() == [2, 200]
+    assert radius.km(both, 0.5) == pytest.approx([2, 200])
 
 
-def test_the_factor_of_a_known_distribution_is_its_quantile():
-    radius = calibrate(drawn(20_000, 1, "v"), floor_km=0.0)
+def test_the_factor_of_a_known_distribution_is_its_quantile(monkeypatch):
+    monkeypatch.setattr(Judging, "floor_km", 0.0)
+    radius = calibrate(drawn(20_000, 1, "v"))
     assert radius.factor(0.5, True) == pytest.approx(math.log(2), rel=0.03)
     assert radius.factor(0.9, True) == pytest.approx(math.log(10), rel=0.03)
 
@@ -281,16 +282,15 @@ def test_the_interval_of_the_area_is_scipys_bootstrap():
 
 
 def test_an_agent_abstains_where_its_radius_is_wide_and_the_limit_comes_from_val():
-    radius = Radius({True: (1.0, 2.0, 3.0), False: ()}, frozenset(), floor_km=0.0)
-    val = radius.of(table([1, 2, 100, 3, 100, 100], [1, 2, 3, 4, 5, 6], "v"), levels=(0.5,))
-    limit = limit_for(val, 0.25, by="radius_50_km")
+    val = table([1, 2, 100, 3, 100, 100], 0, "v").assign(radius_90_km=[2, 4, 6, 8, 10, 12])
+    limit = limit_for(val, 0.25)
     assert limit == 8  # of the four surest, one is wrong
-    assert limit_for(val, 0.0, by="radius_50_km") == 4 and limit_for(val, 1.0, by="radius_50_km") == 12
+    assert limit_for(val, 0.0) == 4 and limit_for(val, 1.0) == 12
     assert limit_for(table([100], [1], "v"), 0.1, by="spread_km") == -math.inf
-    test = radius.of(table([1, 100, 1, 1, np.nan], [1, 2, 4.5, 4, np.nan]), levels=(0.5,))
-    left = abstain(test, limit, by="radius_50_km")
+    test = table([1, 100, 1, 1, np.nan], 0).assign(radius_90_km=[2, 4, 9, 8, np.nan])
+    left = abstain(test, limit)
     assert left["value"].tolist() == [3 / 5, 1 / 3] and left["n"].tolist() == [5, 3]
-    nobody = abstain(test, -math.inf, by="radius_50_km")
+    nobody = abstain(test, -math.inf)
     assert nobody.loc["answered", "value"] == 0 and math.isnan(nobody.loc["wrong", "value"])
 
 

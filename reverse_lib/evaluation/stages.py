@@ -24,26 +24,19 @@ from reverse_lib.profiles import PROFILES, EvaluationConfig, ModelConfig, Profil
 from reverse_lib.trajectory import TOOLS
 
 TEACHER = "teacher"
-REGIONS = ("sign", "board", "landmark", "none")
+REGIONS = ("sign", "board", "landmark", "none")  # "none": nothing in the photo tells the place
 TEST_SPLITS = ("test-new", "test-seen")
 _PERCENT = ("within_", "country", "continent", "parsed", "query_hit")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One agent to evaluate.
+    """One agent to evaluate."""
 
-    Attributes:
-        key: Short name, for files and metrics.
-        name: What tables and figures call it.
-        model: A checkpoint folder or Hugging Face id; "" for the scripted teacher.
-        tools: The tools it is offered.
-    """
-
-    key: str
-    name: str
-    model: str
-    tools: tuple[str, ...] = TOOLS
+    key: str  # for files and metrics
+    name: str  # what tables and figures call it
+    model: str  # a checkpoint's folder or Hugging Face id; "" for the scripted teacher
+    tools: tuple[str, ...] = TOOLS  # that it is offered
 
 
 def find_stages(profile: Profile) -> tuple[list[Stage], list[str]]:
@@ -127,8 +120,7 @@ def describe(photos: Sequence, world) -> pd.DataFrame:
     """What there was to find in photos of a world: a row a photo, in order.
 
     Returns:
-        Columns split; region (one of REGIONS; "none" where nothing tells the place); twin (whether another place of the
-        world bears the same name).
+        Columns split; region (one of REGIONS); twin (whether another place of the world bears the same name).
     """
     bearers = Counter(place.name for place in world.places)
     regions = [next((mark.kind for mark in photo.marks if mark.informative), "none") for photo in photos]
@@ -137,20 +129,13 @@ def describe(photos: Sequence, world) -> pd.DataFrame:
 
 
 def side_by_side(summaries: Mapping[str, pd.DataFrame], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """Summaries as one table to read: a row a metric, a column a stage, "41 % (34–48)" in each cell.
-
-    Args:
-        summaries: Tables of `evaluation.summarize` by stage name.
-        metrics: Which rows.
-    """
-    table = {
-        name: {LABELS[metric]: _cell(metric, summary.loc[metric]) for metric in metrics}
-        for name, summary in summaries.items()
-    }
-    return pd.DataFrame(table).rename_axis("95 % interval in brackets")
+    """Summaries (by stage) as a table to read: a row a metric, a column a stage, "41 % (34–48)" in each cell."""
+    rows = {LABELS[metric]: [_cell(metric, summary) for summary in summaries.values()] for metric in metrics}
+    return pd.DataFrame.from_dict(rows, "index", columns=list(summaries)).rename_axis("95 % interval in brackets")
 
 
-def _cell(metric: str, row: pd.Series) -> str:
+def _cell(metric: str, summary: pd.DataFrame) -> str:
+    row = summary.loc[metric]
     if not row["n"]:
         return "–"
     share = metric.startswith(_PERCENT)
@@ -161,12 +146,7 @@ def _cell(metric: str, row: pd.Series) -> str:
 
 
 def where_it_fails(frame: pd.DataFrame, samples: int = EvaluationConfig.bootstrap) -> pd.DataFrame:
-    """Accuracy by what there was to find: a row for each kind of photo, with its number and 95 % intervals.
-
-    Args:
-        frame: The table of `evaluate_stage`.
-        samples: Bootstrap resamples.
-    """
+    """Accuracy by what there was to find, out of a table of `evaluate_stage`: a row a kind of photo."""
     twin = frame["twin"].astype(bool)
     groups = {kind: frame[frame["region"] == kind] for kind in REGIONS}
     groups |= {"has a twin": frame[twin], "has no twin": frame[~twin]}
@@ -174,7 +154,7 @@ def where_it_fails(frame: pd.DataFrame, samples: int = EvaluationConfig.bootstra
     for name, group in groups.items():
         if len(group):
             summary = summarize(group, samples=samples)
-            cells = {LABELS[m]: _cell(m, summary.loc[m]) for m in ("within_25km", "within_200km", "country")}
+            cells = {LABELS[m]: _cell(m, summary) for m in ("within_25km", "within_200km", "country")}
             cells[LABELS["median_km"]] = f"{summary.loc['median_km', 'value']:,.0f}"
             rows[name] = {"photos": len(group), **cells}
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -189,10 +169,10 @@ def last_stage(stages: Sequence[Stage]) -> Stage:
         ValueError: Neither is among the stages.
     """
     by_key = {stage.key: stage for stage in stages}
-    for key in ("grpo", "agent"):
-        if key in by_key:
-            return by_key[key]
-    raise ValueError(f"no trained agent among the stages {', '.join(by_key)}; run 04_grpo or restore data/models/agent")
+    trained = [by_key[key] for key in ("grpo", "agent") if key in by_key]
+    if not trained:
+        raise ValueError(f"no trained agent among {', '.join(by_key)}; run 04_grpo or restore data/models/agent")
+    return trained[0]
 
 
 def examples(frame: pd.DataFrame) -> dict[str, object]:
