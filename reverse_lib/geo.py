@@ -98,7 +98,7 @@ def as_box(value: object) -> list[int]:
     if not isinstance(value, list | tuple) or len(value) != 4:
         raise BoxError("bbox_2d must be a list of four numbers [x1, y1, x2, y2]")
     for number in value:
-        if isinstance(number, bool) or not isinstance(number, int | float):
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise BoxError("bbox_2d must hold numbers only: [x1, y1, x2, y2]")
         if not 0 <= number <= 1000:  # also catches NaN
             raise BoxError("bbox_2d must lie within 0..1000 of the photo")
@@ -114,9 +114,16 @@ def box_iou(a: object, b: object) -> float:
         as_box(a), as_box(b)
     except BoxError:
         return 0.0
-    width, height = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
+    return overlap(a, b)
+
+
+def overlap(a: list[float], b: list[float]) -> float:
+    """`box_iou` of two boxes checked before, four finite numbers each: a search compares all recorded ones of a photo."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
     shared = width * height
-    return min(1.0, shared / (sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b)) - shared))
+    return min(1.0, shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared))
 
 
 def accuracy_reward(km: ArrayLike | None) -> float | np.ndarray:

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import chromium, legend
-from map_pages import drawn_data
+from browsing import chromium, drawn_data, legend
 from PIL import Image
 from rich.console import Console
 
@@ -52,14 +51,14 @@ def check_figure(folder, name: str, least_px: int) -> None:
 @contextmanager
 def opened(folder, name: str):
     """A map in a browser, where it shows colours and asks for nothing from elsewhere."""
-    with chromium() as browser:
-        page, asked = browser.new_page(viewport={"width": 1200, "height": 800}), []
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto((folder / "maps" / f"{name}.html").as_uri())
-        page.locator(".leaflet-land-pane canvas").first.wait_for()
-        assert coloured(page.screenshot()) > 10_000
-        yield page
-        assert [url for url in asked if url.startswith("http")] == []
+    page, asked = chromium().new_page(viewport={"width": 1200, "height": 800}), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((folder / "maps" / f"{name}.html").as_uri())
+    page.locator(".leaflet-land-pane canvas").first.wait_for()
+    assert coloured(page.screenshot()) > 10_000
+    yield page
+    assert [url for url in asked if url.startswith("http")] == []
+    page.close()
 
 
 def check_quickstart(metrics, folder):

@@ -1,8 +1,10 @@
 """Photos come out upright, as plain RGB, without a trace of where they were taken; anything else is a named refusal."""
 
 import io
+import os
 import random
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -240,15 +242,6 @@ def damaged(data, start, length, generator):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "HEIF"])
-def test_damaged_exif_does_not_stop_a_photo(kind):
-    data, block = with_everything(kind), exif()[6:]
-    start, generator = data.index(block[:8]), random.Random(5)
-    for _ in range(150):
-        assert sorted(load_photo(damaged(data, start, min(len(block), 150), generator)).size) == [32, 48]
-
-
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", [*KINDS, "GIF", "AVIF"])
 def test_a_damaged_photo_loads_or_is_refused_and_nothing_else(kind, monkeypatch):
     monkeypatch.setattr(module, "MAX_PIXELS", 10_000_000)
@@ -310,3 +303,57 @@ def test_a_crop_shows_what_the_box_covers():
     cut = crop(quarters(), [500, 0, 1000, 500])
     assert cut.size == (24, 16)
     assert cut.getcolors() == [(24 * 16, GREEN)]
+
+
+def png_chunks(header, rows, *extra):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    body = chunk(b"IHDR", header) + b"".join(chunk(*one) for one in extra)
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_a_text_chunk_that_unpacks_to_a_lot_does_not_stop_the_photo():
+    bomb = b"Comment\0\0" + zlib.compress(bytes(50_000_000))
+    data = png_chunks(struct.pack(">IIBBBBB", 2, 2, 8, 2, 0, 0, 0), b"\0\xff\0\0\xff\0\0" * 2, (b"zTXt", bomb))
+    assert load_photo(data).getpixel((1, 1)) == RED
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(PhotoError, match="pipe.jpg: is a device or pipe; give"):
+        load_photo(tmp_path / "pipe.jpg")
+
+
+@pytest.mark.parametrize("warnings_are", ["ignore", "error"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_exif_does_not_stop_a_photo(kind, warnings_are):
+    data, block = with_everything(kind, 1), exif()[6:]
+    start, generator = data.index(block[:8]), random.Random(5)
+    with warnings.catch_warnings():
+        warnings.simplefilter(warnings_are)
+        for _ in range(150):
+            image = load_photo(damaged(data, start, min(len(block), 150), generator))
+            assert sorted(image.size) == [32, 48]
+
+
+SEGMENTS = [
+    b"Exif\0\0",
+    b"Exif\0\0MM\0*",
+    b"MPF\0",
+    b"MPF\0II*\0\x08\0\0\0",
+    b"ICC_PROFILE\0",
+    b"Photoshop 3.0\0",
+    b"JFIF",
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("start", [*SEGMENTS, b"Adobe", b""])
+def test_junk_in_any_application_segment_does_not_stop_a_jpeg(start):
+    data, generator = encoded(quarters(), "JPEG", quality=95, subsampling=0), random.Random(7)
+    for marker in (*range(0xE0, 0xEE), 0xEF, 0xFE):
+        for length in (0, 1, 2, 9, 300):
+            body = start + generator.randbytes(length)
+            segment = bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+            assert sorted(load_photo(data[:2] + segment + data[2:]).size) == [32, 48]

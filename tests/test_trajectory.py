@@ -85,10 +85,10 @@ def full_row():
 def test_files_give_back_what_was_saved(tmp_path, suffix, rows):
     path = tmp_path / "new" / "seed=0" / f"rows{suffix}"
     save_trajectories(path, iter(rows))
-    assert load_trajectories(path) == rows
-    assert [row.to_dict() for row in load_trajectories(str(path))] == [
-        Trajectory.from_dict(r.to_dict()).to_dict() for r in rows
-    ]
+    assert load_trajectories(str(path)) == rows
+    if path.suffix != ".parquet":  # one strict ASCII line a row
+        lines = path.read_text("ascii").splitlines()
+        assert [json.loads(line)["photo_id"] for line in lines] == [row.photo_id for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -193,12 +193,6 @@ def test_a_save_replaces_the_file_only_when_it_is_whole(tmp_path, name):
         before = path.read_bytes()
         save_trajectories(path, [Trajectory("new")])
         assert reader.read() == before and load_trajectories(path) == [Trajectory("new")]
-
-
-def test_jsonl_is_one_strict_ascii_line_a_row(tmp_path):
-    save_trajectories(tmp_path / "rows.jsonl", [full_row(), full_row()])
-    lines = (tmp_path / "rows.jsonl").read_text("ascii").splitlines()
-    assert [json.loads(line)["photo_id"] for line in lines] == ["p\u2028é\n"] * 2
 
 
 def funnel():

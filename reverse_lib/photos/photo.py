@@ -11,6 +11,8 @@ Metadata that Pillow stumbles over is ignored; damaged pixels are not.
 import base64
 import math
 import os
+import stat
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF")
 MAX_PIXELS = 100_000_000  # width x height; Pillow's own limit, twice `Image.MAX_IMAGE_PIXELS`, stays in force beside it
 MAX_BYTES = 200_000_000
 
-_PNG_END = b"IEND\xae\x42\x60\x82"
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
 _RE_EXPORT = "export it again as JPEG or PNG"
 
 
@@ -113,7 +115,15 @@ def load_photo(path_or_bytes: str | os.PathLike | bytes) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise PhotoError(f"{name}: over {MAX_BYTES:,} bytes; scale it down first")
     _register_heif()
-    return _decode(name, data)
+    try:
+        return _decode(name, data)
+    except PhotoError:
+        bare = _without_metadata(data)
+        if len(bare) == len(data):
+            raise
+        with suppress(PhotoError):  # the second attempt's reason would be about a file the user doesn't have
+            return _decode(name, bare)
+        raise
 
 
 def reason_of(error: BaseException) -> str:
@@ -135,10 +145,15 @@ def _read(source: str | os.PathLike | bytes) -> tuple[str, bytes]:
         return "<bytes>", source
     name = os.fsdecode(source)
     try:
+        mode = os.stat(source).st_mode
+        if stat.S_ISDIR(mode):
+            raise PhotoError(f"{name}: is a directory; give the path of one photo in it")
+        if not stat.S_ISREG(mode):  # opening a pipe may wait for ever
+            raise PhotoError(f"{name}: is a device or pipe; give the path of a photo file")
         with open(source, "rb") as file:
             return name, file.read(MAX_BYTES + 1)
-    except IsADirectoryError as error:
-        raise PhotoError(f"{name}: is a directory; give the path of one photo in it") from error
+    except PhotoError:
+        raise
     except FileNotFoundError as error:
         raise PhotoError(f"{name}: no such file; check the path and its spelling") from error
     except (OSError, ValueError) as error:  # a ValueError for a null byte
@@ -170,6 +185,37 @@ def _decode(name: str, data: bytes) -> Image.Image:
         except Exception as error:
             reason = f"{image.format}, {len(data):,} bytes, can't be decoded: {reason_of(error)}"
             raise PhotoError(f"{name}: damaged or truncated ({reason}); copy it again or {_RE_EXPORT}") from error
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """Drops metadata Pillow may stumble over from a JPEG or PNG; anything else is returned as it is."""
+    if data.startswith(b"\xff\xd8"):
+        return _bare_jpeg(data)
+    return _bare_png(data) if data.startswith(_PNG_START) else data
+
+
+def _bare_jpeg(data: bytes) -> bytes:
+    """Keeps everything but comments and application segments; Adobe's (APP14) stays, it says how colours are coded."""
+    kept, at = [data[:2]], 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        marker, end = data[at + 1], at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+        if not 0xE0 <= marker <= 0xEF and marker != 0xFE or marker == 0xEE and end - at >= 14:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept) + data[at:]
+
+
+def _bare_png(data: bytes) -> bytes:
+    """Keeps the chunks that make the picture, and an orientation whose checksum is right."""
+    kept, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        sound = zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
+        if kind[:1].isupper() or kind == b"tRNS" or (kind == b"eXIf" and sound):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

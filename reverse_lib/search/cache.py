@@ -48,7 +48,7 @@ from urllib.parse import quote
 
 import orjson
 
-from reverse_lib.geo import box_iou
+from reverse_lib.geo import overlap
 from reverse_lib.profiles import CacheLimits
 from reverse_lib.search.results import (
     BlockList,
@@ -200,7 +200,7 @@ class SearchCache:
             CacheError: If the cache can't be written.
         """
         box = _checked_box(bbox_2d)
-        if not box_iou(box, box):
+        if not overlap(box, box):
             raise ValueError(
                 f"box {bbox_2d!r}: has no area, so it could never be found again; give x1 < x2 and y1 < y2"
             )
@@ -276,10 +276,10 @@ class SearchCache:
         """
         box = _checked_box(bbox_2d)
 
-        def overlap(asked: str, arguments: str) -> float:
-            return box_iou(orjson.loads(arguments), box)
+        def score(asked: str, arguments: str) -> float:
+            return overlap(orjson.loads(arguments), box)
 
-        return self._answer(IMAGE, photo_id, box, call, overlap, self.limits.min_iou)
+        return self._answer(IMAGE, photo_id, box, call, score, self.limits.min_iou)
 
     def text(self, photo_id: str, query: str, call: int = 0) -> SearchAnswer | None:
         """Answers a text search from the recorded query that shares most words; arguments as in `image`.
@@ -289,10 +289,10 @@ class SearchCache:
         """
         words = frozenset(normalise_query(_checked_text("query", query)).split())
 
-        def similarity(asked: str, arguments: str) -> float:
+        def score(asked: str, arguments: str) -> float:
             return jaccard(frozenset(asked.split()), words)
 
-        return self._answer(TEXT, photo_id, query, call, similarity, self.limits.min_similarity)
+        return self._answer(TEXT, photo_id, query, call, score, self.limits.min_similarity)
 
     def evidence(self, photo_id: str) -> list[str]:
         """Addresses of all recorded results of text searches for a photo that are labelled useful, sorted."""

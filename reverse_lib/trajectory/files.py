@@ -28,11 +28,13 @@ def load_trajectories(path: str | os.PathLike[str]) -> list[Trajectory]:
         ValueError: if a line or row is broken; names file, line and remedy.
     """
     path = Path(path)
-    unit, read = ("line", _jsonl_lines) if _suffix(path) == ".jsonl" else ("row", _parquet_rows)
+    unit = "line" if _suffix(path) == ".jsonl" else "row"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of trajectories; check the name, or write it first")
     rows = []
-    for number, texts in read(path):
+    for number, texts in enumerate(path.read_bytes().split(b"\n") if unit == "line" else _parquet_rows(path), 1):
+        if unit == "line" and not texts.strip():
+            continue
         try:
             record = json.loads(texts) if unit == "line" else texts | {k: json.loads(texts[k]) for k in _PARQUET_JSON}
             rows.append(Trajectory.from_dict(record))
@@ -179,14 +181,8 @@ def _write_parquet(path: Path, records: Iterator[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(packed, schema=schema), path, compression="zstd")
 
 
-def _jsonl_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields the lines that aren't blank, with their numbers."""
-    with path.open("rb") as file:
-        yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields the rows with their numbers, nested fields as JSON text."""
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows, nested fields as JSON text."""
     import pyarrow.parquet as pq  # only here: everything else works without pyarrow
 
     try:
@@ -196,7 +192,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing:
         raise ValueError(f"{path}: not a file of trajectories, it has no column {', '.join(missing)}; see Trajectory")
-    yield from enumerate(table.select(_COLUMNS).to_pylist(), 1)
+    return table.select(_COLUMNS).to_pylist()
 
 
 def _suffix(path: Path) -> str:
