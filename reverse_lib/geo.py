@@ -118,7 +118,7 @@ def box_iou(a: object, b: object) -> float:
 
 
 def overlap(a: list[float], b: list[float]) -> float:
-    """`box_iou` of two boxes checked before, four finite numbers each: a search compares all recorded ones of a photo."""
+    """`box_iou` of two boxes checked before, four finite numbers each: a search compares many."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:
         return 0.0

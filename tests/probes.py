@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -62,15 +63,11 @@ class Share:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] of {self.trials:.0f}"
 
 
-@dataclass(frozen=True)
-class Auc:
+class Auc(NamedTuple):
     """Area under the ROC curve; `margin` is the half width of its interval where the truth is 0.5."""
 
     value: float
     margin: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ± {self.margin:.3f}"
 
 
 def share(flags: Sequence) -> Share:
@@ -130,19 +127,12 @@ FAMILIES = ("layout", "fine", "colours", "exact", "grain")
 
 @dataclass(frozen=True)
 class Gallery:
-    """Photos and what is left of their pixels once they are made small.
+    """Photos and what is left of their pixels once they are made small."""
 
-    Attributes:
-        photos: The photos, n of them.
-        features: Family name to an array (n, d), float32: the photo with what tells its place greyed out.
-        colours: Colour histograms of the whole photo, (n, 512).
-        regions: Of each photo, the looks of its marks, left to right: (marks, 6), mean and deviation of RGB.
-    """
-
-    photos: list
-    features: dict[str, np.ndarray] = field(default_factory=dict)
-    colours: np.ndarray = field(default_factory=lambda: np.zeros((0, 512)))
-    regions: list[np.ndarray] = field(default_factory=list)
+    photos: list  # n of them
+    features: dict[str, np.ndarray]  # by family (n, d), float32: the photo with what tells its place greyed out
+    colours: np.ndarray  # colour histograms of the whole photo, (n, 512)
+    regions: list[np.ndarray]  # of each photo, the looks of its marks, left to right: (marks, 6), see `region_look`
 
     @property
     def countries(self) -> np.ndarray:
@@ -155,11 +145,12 @@ class Gallery:
         return np.array([photo.place.place_id for photo in self.photos])
 
     def where(self, keep: np.ndarray) -> Gallery:
-        """The photos of a mask, (n,), or of an array of positions."""
-        numbers = np.arange(len(self.photos))[keep]
-        features = {name: rows[numbers] for name, rows in self.features.items()}
-        photos, regions = ([rows[i] for i in numbers] for rows in (self.photos, self.regions))
-        return Gallery(photos, features, self.colours[numbers], regions)
+        """The photos of a mask, (n,)."""
+        features = {name: rows[keep] for name, rows in self.features.items()}
+        photos, regions = (
+            [row for row, kept in zip(rows, keep, strict=True) if kept] for rows in (self.photos, self.regions)
+        )
+        return Gallery(photos, features, self.colours[keep], regions)
 
 
 def gallery(photos: Sequence) -> Gallery:
@@ -266,17 +257,17 @@ def place_within_country(part: Gallery, family: str, folds: int = 3) -> tuple[Sh
         Share of right places, and chance (mean of one over the number of places of the country).
     """
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1)
-    return _place_reader(model, compressed(part.features[family], 300, whiten=False), part, folds)
+    return _place_reader(model, compressed(part.features[family], 300, whiten=False), part.photos, folds)
 
 
-def place_by_trees(rows: np.ndarray, part: Gallery, folds: int = 3) -> tuple[Share, float]:
-    """The same with a forest over features of any kind, (n, d), of the photos of `part`."""
-    return _place_reader(_trees(100), rows, part, folds)
+def place_by_trees(rows: np.ndarray, photos: Sequence, folds: int = 3) -> tuple[Share, float]:
+    """The same with a forest over features of any kind, (n, d), of the photos."""
+    return _place_reader(_trees(100), rows, photos, folds)
 
 
-def _place_reader(model, rows: np.ndarray, part: Gallery, folds: int) -> tuple[Share, float]:
+def _place_reader(model, rows: np.ndarray, photos: Sequence, folds: int) -> tuple[Share, float]:
     """One classifier over all places, asked for the best of the right country."""
-    places, countries = part.places, part.countries
+    places, countries = (np.array([getattr(photo.place, name) for photo in photos]) for name in ("place_id", "country"))
     home = dict(zip(places, countries, strict=True))
     views = pd.Series(places).groupby(places).cumcount().to_numpy() % folds
     right, chances = [], []

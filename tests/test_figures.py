@@ -267,13 +267,6 @@ def test_what_an_agent_saw_is_the_small_photo_and_its_zooms_cut_from_the_origina
     assert np.array_equal(np.asarray(pictures[1]), np.asarray(show_zoom(photo, [100, 200, 300, 400], TINY)))
 
 
-def test_the_story_names_what_was_searched_shown_trusted_and_answered(make_trajectory):
-    story = narrate(make_trajectory(), in_words=str.upper)
-    assert story[0] == "1. thinks: FRANCE? A SIGN."
-    assert "   zooms into region [100, 200, 300, 400]" in story
-    assert "   searches for “Paris France”" in story
-    assert "     [1] Paris, Texas: 33.66, -95.56" in story
-    assert "   trusts: [2] Paris, France" in story
-    assert story[-1] == "   answers: France, Paris, 48.85, 2.35"
-    below = narrate(make_trajectory(), in_words=lambda think: think.replace(" ", "\n"))
-    assert [line.strip() for line in below[:4]] == ["1. thinks:", "France?", "A", "sign."]
+def test_a_story_gives_thoughts_of_several_lines_a_line_each(make_trajectory):
+    story = narrate(make_trajectory(), in_words=lambda think: think.replace(" ", "\n"))
+    assert [line.strip() for line in story[:4]] == ["1. thinks:", "France?", "A", "sign."]

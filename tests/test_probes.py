@@ -76,7 +76,7 @@ def test_the_position_of_a_held_out_place_is_not_guessed_from_pixels_better_than
 def test_scenery_tells_no_place_of_the_right_country_even_to_who_has_other_views_of_it(scenery, family):
     attacks = [probes.place_within_country(scenery, family), probes.neighbour_within_country(scenery, family)]
     if family in ("colours", "grain"):
-        attacks.append(probes.place_by_trees(scenery.features[family], scenery))
+        attacks.append(probes.place_by_trees(scenery.features[family], scenery.photos))
     for found, chance in attacks:
         assert found.low <= chance, (family, str(found), chance)
 
@@ -125,9 +125,9 @@ def test_the_size_of_a_sign_says_little_about_which_place_of_the_country_it_name
     """Longer names need wider signs, which is true to life; it may double the odds of a guess, no more."""
     photos = [p for split in ("train", "test-new") for p in world.photos(split, 16 * len(world.places_of(split)))]
     named, tables = probes.box_tables(photos)
-    found, chance = probes.place_by_trees(tables["size"], Gallery(named))
+    found, chance = probes.place_by_trees(tables["size"], named)
     assert found.value <= 2 * chance, (str(found), chance)
-    found, chance = probes.place_by_trees(tables["position"], Gallery(named))
+    found, chance = probes.place_by_trees(tables["position"], named)
     assert found.low <= chance, (str(found), chance)
 
 

@@ -1,6 +1,7 @@
 """The scripted teacher: its words are exact, its symbols true, its errors as frequent as their fields say."""
 
 import re
+from collections import Counter
 
 import pytest
 from environment_fakes import same
@@ -8,24 +9,35 @@ from teacher_helpers import FAULTLESS, IMAGE, TEXT, ZOOM, Searches, calls_of, in
 
 from reverse_lib.environment import TINY, conversation, rollout
 from reverse_lib.profiles import Budgets
-from reverse_lib.search import SearchAnswer, SearchResult, ServiceError
-from reverse_lib.trajectory import load_trajectories, save_trajectories
+from reverse_lib.search import SearchAnswer, SearchCache, SearchResult, ServiceError
+from reverse_lib.trajectory import (
+    TOOLS,
+    cited_indices,
+    filter_trajectories,
+    load_trajectories,
+    save_trajectories,
+)
 from reverse_lib.world import ScriptedTeacher, in_words
-from reverse_lib.world.dice import stream
 from reverse_lib.world.pages import states_position
 from reverse_lib.world.places import country_table
-from reverse_lib.world.teacher import WORDINGS, Row, judge, read_results, say
+from reverse_lib.world.teacher import WORDINGS, Row, judge, read_results
 
 
 @pytest.fixture(scope="module")
 def photos(world):
-    return world.photos("train", 150)
+    return world.photos("train", 400)
 
 
 @pytest.fixture(scope="module")
 def faultless(world, photos):
-    """Trajectories of a teacher that makes no errors."""
-    return rollout(ScriptedTeacher(world, **FAULTLESS), photos, world.live)
+    """Trajectories of a teacher that makes no errors, on the first photos."""
+    return rollout(ScriptedTeacher(world, **FAULTLESS), photos[:150], world.live)
+
+
+@pytest.fixture(scope="module")
+def trajectories(world, photos):
+    """What the teacher writes."""
+    return rollout(ScriptedTeacher(world), photos, world.live)
 
 
 def test_its_turns_have_exactly_the_small_models_words(faultless):
@@ -46,7 +58,7 @@ def test_its_turns_have_exactly_the_small_models_words(faultless):
 
 def test_it_looks_where_the_truth_is_and_searches_for_what_stands_there(faultless, photos):
     seen = set()
-    for trajectory, photo in zip(faultless, photos, strict=True):
+    for trajectory, photo in zip(faultless, photos, strict=False):
         mark, calls = informative(photo), calls_of(trajectory)
         seen.add(mark and mark.kind)
         if mark is None:
@@ -68,7 +80,7 @@ def test_it_looks_where_the_truth_is_and_searches_for_what_stands_there(faultles
 
 def test_flags_and_verdicts_say_the_truth_and_the_answer_copies_the_first_trusted_result(faultless, photos):
     checked = 0
-    for trajectory, photo in zip(faultless, photos, strict=True):
+    for trajectory, photo in zip(faultless, photos, strict=False):
         turns = trajectory.turns()
         for step, turn in zip(trajectory.steps, turns[1:], strict=False):
             if step.observation.tool != TEXT or not step.observation.results:
@@ -91,7 +103,7 @@ def test_flags_and_verdicts_say_the_truth_and_the_answer_copies_the_first_truste
 
 
 def test_a_faultless_teacher_finds_nearly_every_sign_and_its_labels_agree_with_the_worlds(faultless, photos):
-    signs = [t for t, photo in zip(faultless, photos, strict=True) if informative(photo) and informative(photo).text]
+    signs = [t for t, photo in zip(faultless, photos, strict=False) if informative(photo) and informative(photo).text]
     assert sum(trajectory.km <= 25 for trajectory in signs) >= 0.97 * len(signs)
     agreed = total = 0
     for trajectory in signs:
@@ -102,45 +114,33 @@ def test_a_faultless_teacher_finds_nearly_every_sign_and_its_labels_agree_with_t
     assert agreed >= 0.98 * total
 
 
-def test_wrong_verdicts_contradict_their_flags_and_never_trust_a_page_without_position():
-    good, bare = Row(1, "Valencia, Spain", "39.47, -0.38"), Row(2, "Valencia station, Spain", "")
-    twin = Row(3, "Valencia, Chile", "1.00, 2.00")
-    assert str(judge(good, "Spain", "Valencia")) == "[1] Valencia, Spain+++"
-    assert str(judge(good, "Spain", "Valencia", mistaken=True)) == "[1] Valencia, Spain++~"
-    assert str(judge(twin, "Spain", "Valencia")) == "[3] Valencia, Chile~+~"
-    assert str(judge(twin, "Spain", "Valencia", mistaken=True)) == "[3] Valencia, Chile~++"
-    assert str(judge(bare, "Spain", "Valencia", mistaken=True)) == "[2] Valencia station, Spain++~"
+AT = "39.47, -0.38"
 
 
 @pytest.mark.parametrize(
-    ("title", "matches"),
-    [
-        ("Valencia, Spain", True),
-        ("Valencia town hall, Spain", True),
-        ("Hotel Valencia, Spain", True),
-        ("Mannheim or Valencia, Spain", True),
-        ("Valencia de Alcantara, Spain", False),
-        ("Nueva Valencia, Spain", False),
-        ("Football shirt, Spain", False),
+    ("title", "position", "country", "name", "flags", "mistaken"),
+    [  # flags: country, name, verdict; and the verdict of a mistake, never trust in a page without position
+        ("Valencia, Spain", AT, "Spain", "Valencia", "+++", "++~"),
+        ("Valencia station, Spain", "", "Spain", "Valencia", "++~", "++~"),
+        ("Valencia, Chile", AT, "Spain", "Valencia", "~+~", "~++"),
+        ("Valencia town hall, Spain", AT, "Spain", "Valencia", "+++", "++~"),
+        ("Hotel Valencia, Spain", AT, "Spain", "Valencia", "+++", "++~"),
+        ("Mannheim or Valencia, Spain", AT, "Spain", "Valencia", "+++", "++~"),
+        ("Valencia de Alcantara, Spain", AT, "Spain", "Valencia", "+~~", "+~+"),
+        ("Nueva Valencia, Spain", AT, "Spain", "Valencia", "+~~", "+~+"),
+        ("Football shirt, Spain", AT, "Spain", "Valencia", "+~~", "+~+"),
+        ("Map of Sao Paulo, Brazil", AT, "Brazil", "São Paulo", "+++", "++~"),  # accents make no difference
+        ("Landmark of Vigo, Spain", AT, "Spain", "", "+++", "++~"),  # nothing read: the country stands for the name
+        ("Landmark of Vigo, Spain", "", "Chile", "", "~~~", "~~~"),
+        ("Football shirt, Spain", AT, "Spain", "", "+~~", "+~+"),  # but a page must name a place
     ],
 )
-def test_a_name_matches_only_where_the_page_speaks_of_it(title, matches):
-    assert judge(Row(1, title, "1.00, 2.00"), "Spain", "Valencia").name is matches
-
-
-def test_accents_make_no_difference_to_a_name():
-    assert judge(Row(1, "Map of Sao Paulo, Brazil", "-23.55, -46.63"), "Brazil", "São Paulo").trusted
-
-
-def test_where_nothing_was_read_a_page_must_still_name_a_place():
-    assert str(judge(Row(1, "Football shirt, Spain", "42.23, -8.72"), "Spain", "")) == "[1] Football shirt, Spain+~~"
-
-
-def test_after_an_image_search_the_country_stands_for_the_name():
-    assert (
-        str(judge(Row(1, "Landmark of Vigo, Spain", "42.23, -8.72"), "Spain", "")) == "[1] Landmark of Vigo, Spain+++"
-    )
-    assert str(judge(Row(1, "Landmark of Vigo, Spain", ""), "Chile", "")) == "[1] Landmark of Vigo, Spain~~~"
+def test_a_result_is_judged_by_country_and_name_and_trusted_with_a_position(
+    title, position, country, name, flags, mistaken
+):
+    row = Row(7, title, position)
+    assert str(judge(row, country, name)) == f"[7] {title}{flags}"
+    assert str(judge(row, country, name, mistaken=True)) == f"[7] {title}{mistaken}"
 
 
 def test_results_are_read_with_and_without_positions():
@@ -318,15 +318,122 @@ def test_every_wording_is_used(world):
             assert re.search(rf"(?:^|(?<= )){pattern}(?: |$)", thinks), (phrase, wording)
 
 
-def test_a_phrase_is_said_in_one_of_its_wordings():
-    rng = stream("say")
-    said = {say(rng, "guess", c="Chile") for _ in range(50)}
-    assert said == {"Chile?", "Maybe Chile.", "Looks like Chile."}
-    assert say(rng, "use", i=2, t="Vigo, Spain", p="42.2, -8.7") == "Use [2] Vigo, Spain: 42.2, -8.7"
-
-
 @pytest.mark.parametrize(
     "text", ["", "Spain? A sign.", "See [1] and [2].", "a+++ b", "[1] " * 50_000, "[1] " + "a" * 500_000]
 )
 def test_text_without_symbols_stays_as_it_is(text):
     assert in_words(text) == text
+
+
+def has_text(photo):
+    return informative(photo) is not None and bool(informative(photo).text)
+
+
+def wide(box, truth) -> bool:
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return area > 1.4 * (truth[2] - truth[0]) * (truth[3] - truth[1])
+
+
+SIGNS = {  # rate -> whether a trajectory on a photo with a readable region and a decoy shows that error
+    "country_error": lambda t, p: p.place.country not in t.turns()[0].think,
+    "overlooks": lambda t, p: re.search(one_of("nothing"), t.turns()[0].think),
+    "gives_up": lambda t, p: len(t.steps) == 2,
+    "vague_query": lambda t, p: t.steps[1].observation.arguments["query"].startswith(("sign ", "board ")),
+    "bare_query": lambda t, p: t.steps[1].observation.arguments["query"] == p.place.name,
+    "misreads": lambda t, p: t.turns()[1].think != f"It reads {informative(p).text}.",
+    "decoy_box": lambda t, p: re.search(one_of("see", k="(jersey|poster|restaurant|mural)"), t.turns()[0].think),
+    "sloppy_box": lambda t, p: wide(t.steps[0].observation.arguments["bbox_2d"], informative(p).bbox_2d),
+    "image_first": lambda t, p: calls_of(t)[0].name == IMAGE,
+    "double_checks": lambda t, p: any(re.search(one_of("check", i=r"\d"), turn.think) for turn in t.turns()),
+}
+
+
+@pytest.mark.parametrize("rate", SIGNS)
+def test_each_rate_makes_its_own_error_in_its_share_of_photos_and_none_without_it(world, photos, rate):
+    readable = [p for p in photos if has_text(p) and len(p.marks) > 1][:60]
+    for share, low, high in [(0.0, 0, 0), (1.0, 57, 60), (0.3, 8, 29)]:
+        teacher = ScriptedTeacher(world, seed=1, **{**FAULTLESS, rate: share})
+        rows = rollout(teacher, readable, world.live if rate == "double_checks" else Searches())
+        hits = sum(bool(SIGNS[rate](*pair)) for pair in zip(rows, readable, strict=True))
+        assert low <= hits <= high, (rate, share, hits)
+
+
+def lists_of(trajectories):
+    """For each list that was judged: which results fit by country and name and state a position, which are trusted,
+    and how many state a position."""
+    for trajectory in trajectories:
+        for step, turn in zip(trajectory.steps, trajectory.turns()[1:], strict=False):
+            flags = re.findall(r"\[\d\] [^\[\]~+]+([~+])([~+])([~+])(?= )", turn.think)
+            stated = [states_position(result["snippet"]) for result in step.observation.results]
+            fits, trusted = [], []
+            for (country, name, verdict), known in zip(flags, stated, strict=True):
+                fits.append(country == name == "+" and known)
+                trusted.append(verdict == "+")
+                assert known or not trusted[-1]
+            yield fits, trusted, sum(stated)
+
+
+def test_wrong_verdicts_are_as_frequent_as_their_rate(world, photos):
+    judged = list(lists_of(rollout(ScriptedTeacher(world, hasty=0.0), photos, world.live)))
+    against = sum(a != b for fits, trusted, _ in judged for a, b in zip(fits, trusted, strict=True))
+    stated = sum(n for _, _, n in judged)
+    assert stated > 1000
+    assert 0.018 <= against / stated <= 0.042  # 3 %
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 0.4, 0.6), (1.0, 1, 1)])
+def test_a_hasty_teacher_trusts_no_more_than_the_first_fitting_result(world, photos, share, low, high):
+    rows = rollout(ScriptedTeacher(world, **{**FAULTLESS, "hasty": share}), photos, world.live)
+    several = [(fits, trusted) for fits, trusted, _ in lists_of(rows) if sum(fits) > 1]
+    for fits, trusted in several:
+        first = [i == fits.index(True) for i in range(len(fits))]
+        assert trusted in (fits, first)
+    assert len(several) > 100
+    assert low <= sum(fits != trusted for fits, trusted in several) / len(several) <= high
+
+
+def test_between_60_and_75_percent_of_its_trajectories_pass_the_filters(trajectories):
+    kept, counts = filter_trajectories(trajectories)
+    assert 0.6 <= len(kept) / len(trajectories) <= 0.75, counts
+    assert counts["answered"] == len(trajectories)
+
+
+def test_it_makes_one_to_six_calls_where_it_searches_at_all(trajectories):
+    calls = Counter(len(calls_of(trajectory)) for trajectory in trajectories)
+    assert set(calls) == set(range(7)), calls
+    assert max(calls.values()) < 0.5 * len(trajectories)
+
+
+def test_its_words_are_short_and_cite_every_result_that_it_was_shown(trajectories):
+    lengths = [len(turn.think) for trajectory in trajectories for turn in trajectory.turns()]
+    assert max(lengths) < 450
+    for trajectory in trajectories:
+        for step, turn in zip(trajectory.steps, trajectory.turns()[1:], strict=False):
+            shown = len(step.observation.results)
+            assert cited_indices(turn.think, shown) == set(range(1, shown + 1))
+
+
+def test_the_same_searches_find_the_same_in_the_cache(world, photos, trajectories, tmp_path):
+    with SearchCache.open(tmp_path / "cache", mode="w", shown=6) as cache, cache.batch():
+        for trajectory in trajectories:
+            cache.record_trajectory(trajectory)
+    with SearchCache.open(tmp_path / "cache", shown=6) as cache:
+        again = rollout(ScriptedTeacher(world), photos, cache)
+    assert sum(a.steps[0] == b.steps[0] for a, b in zip(trajectories, again, strict=True)) > 0.5 * len(photos)
+    statuses = Counter(step.observation.status for row in again for step in row.steps if step.observation)
+    assert statuses["miss"] < 0.05 * statuses["ok"]  # another order shown may lead to a call that was never recorded
+
+
+class Seeing:
+    """The same teacher, shown every picture."""
+
+    def __init__(self, teacher):
+        self.name, self.respond_for = teacher.name, teacher.respond_for
+
+
+def test_its_trajectories_are_the_same_with_and_without_pictures(world, photos):
+    teacher = ScriptedTeacher(world)
+    for tools, some in ((TOOLS, photos[:40]), (TOOLS[:1], photos[:8])):
+        assert rollout(teacher, some, world.live, tools=tools) == rollout(
+            Seeing(teacher), some, world.live, tools=tools
+        )

@@ -110,7 +110,6 @@ def error_map(
 
 def answer_map(
     trajectories: Trajectory | Sequence[Trajectory],
-    tiles: str | None = None,
     in_words: Callable[[str], str] = str,
     photos: Iterable[Photo] = (),
 ) -> folium.Map:
@@ -118,7 +117,6 @@ def answer_map(
 
     Args:
         trajectories: One, whose card is open at once, or several for one map; those without an answer are left off.
-        tiles: As in `error_map`.
         in_words: As in `error_map`.
         photos: The photos themselves, for thumbnails.
     """
@@ -126,7 +124,7 @@ def answer_map(
     answered = [trajectory for trajectory in given if trajectory.answer is not None]
     frame = to_frame(answered) if answered else pd.DataFrame(columns=list(POSITIONS))
     data = _tables({"answers": _checked("answers", frame)}, photos, in_words, brief=False)
-    map_ = _new_map(tiles)
+    map_ = _new_map()
     layers = _layers(map_, {key: LAYERS[key] for key in ("lines", "photos", "answers")})
     return _draw(map_, "drawAnswers", data | {"layers": layers, "opened": len(given) == 1})
 
@@ -430,8 +428,5 @@ def _libraries() -> str:
     """Style sheets and scripts as elements of the page's head."""
     sheets = [LIBRARIES / "leaflet.css", LIBRARIES / "MarkerCluster.css", HERE / "page.css"]
     scripts = [LIBRARIES / "leaflet.js", LIBRARIES / "leaflet.markercluster.js", HEAT_LIBRARY, HERE / "page.js"]
-    missing = [path.name for path in (BORDERS_FILE, *sheets, *scripts) if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(f"{missing[0]}: missing; restore the repository's data folder and requirements")
     texts = [f"<style>{path.read_text(encoding='utf-8')}</style>" for path in sheets]
     return "\n".join(texts + [f"<script>{path.read_text(encoding='utf-8')}</script>" for path in scripts])

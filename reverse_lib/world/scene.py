@@ -227,11 +227,8 @@ def render(scene: Scene) -> Image.Image:
     """Paints a planned photo: RGB, 640×480, the same bytes for the same scene on every machine."""
     rng = stream("paint", scene.seed, scene.place.place_id, scene.view)
     dice, canvas = Dice(rng), Canvas(WIDTH, HEIGHT)
-    light = make_light(
-        scene.hour, scene.weather, dice.uniform(0.9, 1.07), (dice.uniform(0.97, 1.04), dice.uniform(0.96, 1.03))
-    )
-    country = country_table()[scene.place.country]
-    paint_street(canvas, country, scene.camera, scene.hour, scene.weather, light, scene.street, scene.items, dice)
+    light = make_light(scene.hour, scene.weather, dice)
+    paint_street(canvas, scene, light, dice)
     panels = sorted(scene.panels, key=lambda panel: panel.box[3])
     for panel in panels:
         foot = max(panel.box[3] + dice.uniform(16, 60), scene.camera.horizon_px + dice.uniform(30, 90))

@@ -45,17 +45,11 @@ def sky_colours(hour: str, weather: str) -> tuple[Colour, Colour]:
     return mix(zenith, veil, share), mix(horizon, veil, share * 0.9)
 
 
-def make_light(hour: str, weather: str, exposure: float, tint: tuple[float, float]) -> Light:
-    """The light of an hour and a weather.
-
-    Args:
-        hour: Key of `HOURS`.
-        weather: Key of `WEATHER`.
-        exposure: Of the camera, about 1.
-        tint: Its errors in red and in blue, about (1, 1).
-    """
+def make_light(hour: str, weather: str, dice: Dice) -> Light:
+    """The light of an hour and a weather, as a camera sees it: its exposure errs, and its red and blue."""
     _, _, strength, sight = WEATHER[weather]
-    balance = (exposure * tint[0], exposure, exposure * tint[1])
+    exposure, red, blue = dice.uniform(0.9, 1.07), dice.uniform(0.97, 1.04), dice.uniform(0.96, 1.03)
+    balance = (exposure * red, exposure, exposure * blue)
     factors = tuple(a * strength * b for a, b in zip(HOURS[hour][2], balance, strict=True))
     bright = tuple(max(a * strength, 0.7 * strength + 0.03) * b for a, b in zip(HOURS[hour][2], balance, strict=True))
     haze = lit(sky_colours(hour, weather)[1], balance)

@@ -8,7 +8,6 @@ the rest is thrown while painting. Everything is drawn far to near.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -34,7 +33,7 @@ from reverse_lib.world.canvas import (
 )
 from reverse_lib.world.dice import Dice, pick
 from reverse_lib.world.items import Item, paint_item
-from reverse_lib.world.places import Country
+from reverse_lib.world.places import Country, country_table
 from reverse_lib.world.plants import tree_sprite
 from reverse_lib.world.sky import paint_horizon, paint_sky, paint_weather
 
@@ -133,39 +132,18 @@ def plan_street(country: Country, camera: Camera, items: list[Item], taken: list
     return Street(tuple(far_first), tuple(sorted(trees, key=lambda tree: -tree.z_m)))
 
 
-def paint_street(
-    canvas: Canvas,
-    country: Country,
-    camera: Camera,
-    hour: str,
-    weather: str,
-    light: Light,
-    street: Street,
-    items: Sequence[Item],
-    dice: Dice,
-) -> None:
-    """Draws everything but the marked regions.
-
-    Args:
-        canvas: 640×480.
-        country: Whose facts to draw.
-        camera: From where.
-        hour: Key of `sky.HOURS`.
-        weather: Key of `sky.WEATHER`.
-        light: Of that hour and weather.
-        street: From `plan_street`.
-        items: Small things already placed by `place_items`.
-        dice: Source of everything that carries no information.
-    """
+def paint_street(canvas: Canvas, scene, light: Light, dice: Dice) -> None:
+    """Draws everything of a `Scene` but its marked regions; the dice decide what carries no information."""
+    country, camera, weather = country_table()[scene.place.country], scene.camera, scene.weather
     snow = weather == "snow"
-    paint_sky(canvas, camera.horizon_px, hour, weather, light, dice)
+    paint_sky(canvas, camera.horizon_px, scene.hour, weather, light, dice)
     ground = SNOW if snow else _shifted(GROUNDS[country.climate], dice)
     paint_horizon(canvas, camera.horizon_px, country.climate, ground, light, dice)
     _ground(canvas, camera, ground, light, dice)
     _road(canvas, camera, country, weather, light, dice)
-    things = [(house.near_m + 2, "house", house) for house in street.houses]
-    things += [(tree.z_m, "tree", tree) for tree in street.trees]
-    things += [(item.z_m, "item", item) for item in items]
+    things = [(house.near_m + 2, "house", house) for house in scene.street.houses]
+    things += [(tree.z_m, "tree", tree) for tree in scene.street.trees]
+    things += [(item.z_m, "item", item) for item in scene.items]
     things += _lamps(light, dice)
     for z, kind, thing in sorted(things, key=lambda each: -each[0]):
         if kind == "house":

@@ -26,12 +26,12 @@ from reverse_lib.annotation import TRUTH
 from reverse_lib.environment import NO_RESULTS
 from reverse_lib.geo import Answer, parse_answer
 from reverse_lib.search import normalise_query
-from reverse_lib.trajectory import ToolCall, format_turn
+from reverse_lib.trajectory import TOOLS, ToolCall, format_turn
 from reverse_lib.world.atlas import World
 from reverse_lib.world.dice import pick, stream
 from reverse_lib.world.pages import names_in, states_position
 from reverse_lib.world.panels import Mark, widen
-from reverse_lib.world.places import Country, fold
+from reverse_lib.world.places import Country, country_table, fold
 
 WORDINGS = {
     "guess": ("{c}?", "Maybe {c}.", "Looks like {c}."),
@@ -49,11 +49,10 @@ WORDINGS = {
 result, t its title, p position. One token a word, so words are few. A result is used by quoting its line, the way a
 small model copies best: quoting the number alone, it took another result's position in two answers of five."""
 
-ZOOM, IMAGE, TEXT = "image_zoom_in_tool", "image_search_tool", "text_search_tool"
+ZOOM, IMAGE, TEXT = TOOLS
 MAX_CALLS = 6
 _RESULT = re.compile(r"\[(\d+)\] (.*)")
 _VERDICT = re.compile(r"\[(\d{1,3})\] ([^\[\]\n~]{1,200}?)([+~])([+~])([+~])(?: |$)")
-_MAX_SEARCHES = 3  # by words, for one region
 
 
 @dataclass(frozen=True)
@@ -125,16 +124,12 @@ class ScriptedTeacher:
     sloppy_box: float = 0.1  # boxes drawn too large
     vague_query: float = 0.06  # readings that it first searches without the name
     bare_query: float = 0.08  # readings that it first searches without the country
-    misreads: float = (
-        0.15  # readings with one to three letters wrong; it knows the right name when it sees it among results
-    )
+    misreads: float = 0.15  # readings with one to three wrong letters; among results it knows the right name
     gives_up: float = 0.1  # photos where it answers after its first look, whatever it saw
     wrong_verdict: float = 0.03  # results with coordinates that it trusts, or does not trust, against its own flags
     hasty: float = 0.5  # lists of which it trusts no more than the first result that it can use
     image_first: float = 0.15  # regions with writing that it searches for by their look before it reads them
-    other_tool: float = (
-        0.5  # photos where it tries the other way when the first brought nothing: words or look, or a place only named
-    )
+    other_tool: float = 0.5  # photos where it tries another way (words, look) when the first brought nothing
     double_checks: float = 0.1  # photos where it asks once more, in another way, before it trusts what it found
     name: str = "scripted-teacher"  # signs the trajectories
 
@@ -220,12 +215,9 @@ class ScriptedTeacher:
         return format_turn(think, useful, tool_call=look.call)
 
     def _plan(self, photo_id: str) -> Plan:
-        photo = self.world.photo(photo_id)
-        rng = stream("teacher", self.seed, photo_id)
-        countries = [country for country in self.world.countries if country.name != photo.place.country]
-        wrong = pick(rng, countries)
-        right = next(country for country in self.world.countries if country.name == photo.place.country)
-        guess = wrong if rng.random() < self.country_error else right
+        photo, rng = self.world.photo(photo_id), stream("teacher", self.seed, photo_id)
+        wrong = pick(rng, [country for country in self.world.countries if country.name != photo.country])
+        guess = wrong if rng.random() < self.country_error else country_table()[photo.country]
         marks = [mark for mark in photo.marks if mark.informative]
         decoys = [mark for mark in photo.marks if not mark.informative]
         if decoys and rng.random() < self.decoy_box:
@@ -254,7 +246,7 @@ class ScriptedTeacher:
             queries.insert(0, f"{mark.kind} {country}")
         if not mark.informative and not other_tool:
             queries = queries[:1]
-        searches = [Look(ToolCall(TEXT, {"query": query}), mark, mark.text) for query in queries[:_MAX_SEARCHES]]
+        searches = [Look(ToolCall(TEXT, {"query": query}), mark, mark.text) for query in queries]
         by_words = [Look(ToolCall(ZOOM, {"bbox_2d": box}), mark, reads=read), *searches]
         if image_first:
             return [by_look, *by_words] if other_tool else [by_look]

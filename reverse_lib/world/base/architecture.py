@@ -20,15 +20,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-CONTROL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
+CONTROL = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
+CONTROL_TOKENS = tuple(f"<|{name}|>" for name in CONTROL)
 TAGS = tuple(
     f"<{slash}{name}>" for name in ("think", "useful", "tool_call", "tool_response", "answer") for slash in ("", "/")
 )
