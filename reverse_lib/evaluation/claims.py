@@ -71,7 +71,7 @@ def replicate(
     """Judge each claim by the runs.
 
     Args:
-        runs: The table of `ablations.ablate`, further variants below it, such as DIRECT; all on the same photos.
+        runs: The table of `training.load_runs`, further variants below it, such as DIRECT; all on the same photos.
         claims: What to judge.
         samples: Bootstrap resamples.
 
@@ -105,7 +105,7 @@ def effects(
     """Every variant against the baseline: what changing it from the baseline to the variant did.
 
     Args:
-        runs: The table of `ablations.ablate`.
+        runs: The table of `training.load_runs`.
         baseline: Name of a variant.
         metrics: Names out of `evaluation.METRICS`.
         samples: Bootstrap resamples.
