@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from environment_fakes import Scripted
-from models import GUESS, untrained
+from grpo_scripts import AGENT
+from models import GUESS
 
-from reverse_lib.environment import TINY, rollout
+from reverse_lib.environment import rollout
 from reverse_lib.evaluation import METRICS, effects, evaluate
-from reverse_lib.models import save_checkpoint
 from reverse_lib.profiles import FULL, START, VARIANTS, AblationConfig, GrpoConfig, Variant, get_profile
 from reverse_lib.search import SearchCache
 from reverse_lib.training import ablations, grpo
@@ -19,12 +19,6 @@ from reverse_lib.trajectory import TOOLS, load_trajectories, save_trajectories
 from reverse_lib.world import ScriptedTeacher
 
 CONFIG = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, max_completion_tokens=40, max_turn_tokens=8)
-
-
-@pytest.fixture(scope="session")
-def start(tmp_path_factory):
-    model, processor = untrained()
-    return save_checkpoint(tmp_path_factory.mktemp("ablations") / "start", model, processor, TINY)
 
 
 @pytest.fixture(scope="session")
@@ -37,13 +31,13 @@ def searched(world):
 
 
 @pytest.fixture
-def profile(tmp_path, start, searched):
+def profile(tmp_path, searched):
     """A function: a profile for some variants, with all that earlier notebooks leave."""
 
     def make(variants, name="runs", seeds=2, processes=1, config=CONFIG):
         chosen = AblationConfig(True, ", ".join(variants), seeds=seeds, photos=2, processes=processes)
         p = replace(get_profile("cpu"), outputs=str(tmp_path / name), grpo=config, ablation=chosen)
-        p.path("checkpoints", "coldstart").symlink_to(start)
+        p.path("checkpoints", "coldstart").symlink_to(AGENT)
         save_trajectories(p.path("trajectories.jsonl"), searched)
         with SearchCache.open(p.path("search_cache"), mode="w") as cache:
             cache.record_trajectory(searched[0])
@@ -126,10 +120,13 @@ def test_variants_that_share_no_seed_are_left_out_and_others_compared_on_those_t
     assert effects(runs[0]).empty
 
 
-def test_runs_are_made_side_by_side_as_one_process_makes_them(profile, world, capfd):
+def test_runs_are_made_side_by_side_as_one_process_makes_them(profile, world, monkeypatch, capfd):
+    monkeypatch.setattr(
+        ablations, "set_threads", lambda: 2
+    )  # this process keeps its own: two are slow beside other work
     beside, alone = profile((START, "zoom only"), "beside", 1, 2), profile((START, "zoom only"), "alone", 1)
     done, runs = [], []
-    for p in (beside, alone):
+    for p in (alone, beside):
         capfd.readouterr()
         runs.append(load_runs(make_runs(p, world, evaluate, lambda *run: done.append(run))))
         assert p == alone or "%|" not in capfd.readouterr().err  # bars would stand in red in the notebook

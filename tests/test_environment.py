@@ -456,7 +456,7 @@ _JSON = st.recursive(
 _NAMES = st.sampled_from(["bbox_2d", "query", "label", "goal", "self", "args", "photo_id"]) | st.text(max_size=5)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(calls=st.lists(st.tuples(st.sampled_from(TOOLS), st.dictionaries(_NAMES, _JSON, max_size=4)), max_size=6))
 def test_no_json_arguments_ever_raise_and_the_record_can_always_be_saved(calls):
     environment = GeoEnvironment(FakeSearch(), {"p1": Photo("p1", None)}, FULL)
