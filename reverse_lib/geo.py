@@ -12,12 +12,10 @@ coordinates are no answer, and two answers are none.
 from __future__ import annotations
 
 import math
-import numbers
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,7 +32,6 @@ GEOGUESSR_BEST = 5000.0
 
 SMALLEST_TOWN = 1000  # inhabitants
 FARTHEST_KM = 500.0  # from a town; beyond, a position is in no country
-_MAX_EDGE = 1e6  # beyond this a number is no box edge, and its area would lose precision
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
 _MAX_NUMBER_CHARS = 64  # the longest float that Python writes has 24
@@ -58,7 +55,8 @@ class Answer:
 
     def text(self) -> str:
         """Returns the line that goes between the answer tags: `Country, City, 12.34, -5.67`."""
-        return f"{self.country}, {self.city}, {_two_decimals(self.lat)}, {_two_decimals(self.lon)}"
+        lat, lon = (f"{round(degrees, 2) + 0.0:.2f}" for degrees in (self.lat, self.lon))  # + 0.0: no "-0.00"
+        return f"{self.country}, {self.city}, {lat}, {lon}"
 
 
 def haversine_km(lat1: ArrayLike, lon1: ArrayLike, lat2: ArrayLike, lon2: ArrayLike) -> float | np.ndarray:
@@ -67,10 +65,8 @@ def haversine_km(lat1: ArrayLike, lon1: ArrayLike, lat2: ArrayLike, lon2: ArrayL
     Formula: https://en.wikipedia.org/wiki/Haversine_formula
 
     Args:
-        lat1: latitude of the first point, degrees, any shape that broadcasts with the others.
-        lon1: longitude of the first point, degrees.
-        lat2: latitude of the second point, degrees.
-        lon2: longitude of the second point, degrees.
+        lat1, lon1: the first point, degrees, any shapes that broadcast with the others.
+        lat2, lon2: the second point, degrees.
 
     Returns:
         Kilometres, float64 of the broadcast shape; a plain float when all four are scalars. NaN or infinite
@@ -102,7 +98,7 @@ def as_box(value: object) -> list[int]:
     if not isinstance(value, list | tuple) or len(value) != 4:
         raise BoxError("bbox_2d must be a list of four numbers [x1, y1, x2, y2]")
     for number in value:
-        if isinstance(number, bool) or not isinstance(number, int | float):
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise BoxError("bbox_2d must hold numbers only: [x1, y1, x2, y2]")
         if not 0 <= number <= 1000:  # also catches NaN
             raise BoxError("bbox_2d must lie within 0..1000 of the photo")
@@ -112,38 +108,22 @@ def as_box(value: object) -> list[int]:
     return box
 
 
-def box_iou(a: Any, b: Any) -> float:
-    """Intersection over union of two boxes, `[x1, y1, x2, y2]` with x1 < x2 and y1 < y2.
-
-    Args:
-        a: a box, any sequence or array of four finite numbers.
-        b: another one.
-
-    Returns:
-        0..1; 0 if either is no box: strings, booleans, NaN, another length, inverted or without area. Never raises.
-    """
-    first, second = _box(a), _box(b)
-    if first is None or second is None:
+def box_iou(a: object, b: object) -> float:
+    """Intersection over union of two boxes, 0..1; 0 if either is no box (see `as_box`). Never raises."""
+    try:
+        as_box(a), as_box(b)
+    except BoxError:
         return 0.0
-    width, height = (max(0.0, min(first[i + 2], second[i + 2]) - max(first[i], second[i])) for i in (0, 1))
+    return overlap(a, b)
+
+
+def overlap(a: list[float], b: list[float]) -> float:
+    """`box_iou` of two boxes checked before, four finite numbers each: a search compares many."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
     shared = width * height
-    union = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (first, second)) - shared
-    return min(shared / union, 1.0) if union > 0 else 0.0  # areas below 1e-308 underflow to 0
-
-
-def _box(value: Any) -> tuple[float, ...] | None:
-    """Returns the four edges of a box, None for anything that is not one."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if not isinstance(value, (list, tuple)) or len(value) != 4:
-        return None
-    for edge in value:
-        if type(edge) is not float and (isinstance(edge, bool) or not isinstance(edge, numbers.Real)):
-            return None
-        if not -_MAX_EDGE <= edge <= _MAX_EDGE:
-            return None
-    x1, y1, x2, y2 = map(float, value)
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+    return min(1.0, shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared))
 
 
 def accuracy_reward(km: ArrayLike | None) -> float | np.ndarray:
@@ -177,18 +157,17 @@ def geoguessr_score(km: ArrayLike | None) -> float | np.ndarray:
     return _like_input(np.where(is_distance, points, 0.0))
 
 
-def within(km: ArrayLike | None, thresholds_km: Sequence[float] = THRESHOLDS_KM) -> np.ndarray:
-    """Tells which thresholds each distance keeps (the limit itself counts as within).
+def within(km: ArrayLike | None) -> np.ndarray:
+    """Tells which of the T `THRESHOLDS_KM` each distance keeps (the limit itself counts as within).
 
     Args:
         km: distance(s) to the truth, any shape; None or NaN when there was no answer.
-        thresholds_km: T limits in kilometres.
 
     Returns:
         bool, shape `km.shape + (T,)`; False for whatever is not a distance.
     """
     distance = np.asarray(km, dtype=np.float64)[..., None]
-    return (distance >= 0) & (distance <= np.asarray(thresholds_km, dtype=np.float64))
+    return (distance >= 0) & (distance <= np.asarray(THRESHOLDS_KM))
 
 
 def parse_answer(text: str) -> Answer | None:
@@ -206,10 +185,14 @@ def parse_answer(text: str) -> Answer | None:
         The answer, or None when there is none, when there are several, or when it can't be read. Never raises; the
         time is linear in the length of the text.
     """
-    if not isinstance(text, str):
-        return None
-    line = _answer_line(text)
-    if line is None or "<" in line or ">" in line or len(line.splitlines()) != 1:
+    if _OPEN in text or _CLOSE in text:
+        line, closed, _ = text.partition(_OPEN)[2].partition(_CLOSE)
+        if not closed or text.count(_OPEN) != 1 or text.count(_CLOSE) != 1:
+            return None
+    else:
+        line = text
+    line = line.strip()
+    if "<" in line or ">" in line or len(line.splitlines()) != 1:
         return None
     places, *coordinates = line.rsplit(",", 2)
     if len(coordinates) != 2:
@@ -220,17 +203,6 @@ def parse_answer(text: str) -> Answer | None:
     if lat is None or lon is None or not country:
         return None
     return Answer(country, ", ".join(part for part in city if part), lat, lon)
-
-
-def _answer_line(text: str) -> str | None:
-    """Returns the text between the only pair of answer tags, the whole text when it has no tags, otherwise None."""
-    opened, closed = text.count(_OPEN), text.count(_CLOSE)
-    if opened == 0 and closed == 0:
-        return text.strip()
-    start, end = text.find(_OPEN), text.find(_CLOSE)
-    if opened != 1 or closed != 1 or end < start:
-        return None
-    return text[start + len(_OPEN) : end].strip()
 
 
 def _coordinate(field: str, limit: float, positive: str, negative: str) -> float | None:
@@ -246,11 +218,6 @@ def _coordinate(field: str, limit: float, positive: str, negative: str) -> float
     if not math.isfinite(value) or value > limit:
         return None
     return -value if hemispheres == [negative] or match["sign"] in ("-", "\u2212") else value
-
-
-def _two_decimals(degrees: float) -> str:
-    """Writes degrees with two decimals, without the minus of a rounded zero."""
-    return f"{round(float(degrees), 2) + 0.0:.2f}"
 
 
 def _like_input(values: np.ndarray) -> float | np.ndarray:

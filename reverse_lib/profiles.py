@@ -1,8 +1,11 @@
 """Profiles: the numbers and names of each stage at five scales. Notebooks, command line and tests run the same code.
 
-profile = get_profile("cpu", **{"grpo.steps": 5, "world.seed": 3})
-profile.path("figures", "05_error_curve.png")       # outputs/cpu/figures/05_error_curve.png, folder made
-profile.save_metrics("05_evaluation", {"within_25km": 0.41})
+In the order of the stages: world, rollouts, search, models, annotation, reward, training, ablations, evaluation; then a
+profile, which holds those that change with the scale, and the five.
+
+    profile = get_profile("cpu", **{"grpo.steps": 5, "world.seed": 3})
+    profile.path("figures", "05_error_curve.png")       # outputs/cpu/figures/05_error_curve.png, folder made
+    profile.save_metrics("05_evaluation", {"within_25km": 0.41})
 """
 
 import json
@@ -20,18 +23,23 @@ def variable(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class WorldConfig:
+    """The miniature world: which places exist, and how many photos a training is watched on."""
+
+    seed: int = 0  # of places and photos
+    places: int = 200  # cities
+    val_photos: int = 80  # of the val split: what a training is watched on
+
+
+@dataclass(frozen=True)
 class Budgets:
-    """What one rollout may use.
+    """What one rollout may use."""
 
-    `turns` counts everything the model writes, its answer included; after `nudges` turns that could not be read and
-    were told so, the next such turn ends the rollout.
-    """
-
-    zoom: int = 5
-    image: int = 3
-    text: int = 5
-    turns: int = 10
-    nudges: int = 2
+    zoom: int = 5  # zooms
+    image: int = 3  # searches by picture
+    text: int = 5  # searches by text
+    turns: int = 10  # everything the model writes, its answer included
+    nudges: int = 2  # turns that can't be read and are told so; the next such turn ends the rollout
 
     def __post_init__(self):
         for item in fields(self):
@@ -41,23 +49,8 @@ class Budgets:
 
 
 TEACHER_BUDGETS = Budgets(nudges=5)  # the paper's: a turn that neither calls nor answers is told so, five times at most
-
-
-PROCESS_RANGE = (-0.5, 1.0)  # what the process part of a reward is clipped to
-FORMAT_PARTIAL = 0.8  # of the format part, where think and answer are there and something else is not in order
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights of the reward; the first three of the total, the others inside the process part."""
-
-    accuracy: float = 0.6
-    format: float = 0.1
-    process: float = 0.3
-    look: float = 0.2  # for IoU 1
-    query: float = 0.1  # for all of the photo's evidence
-    trust: float = 0.3  # for MCC 1, each labelled search
-    error: float = -0.05  # each call that the model got wrong
+FAILURES_IN_A_ROW = 5  # photos that a teacher, or searches that a judge, could not do: so many stop the run
+SAME_REGION_IOU = 0.5  # boxes of annotators, or of reviewers, that overlap this much are one region
 
 
 @dataclass(frozen=True)
@@ -91,15 +84,6 @@ class ServiceLimits:
 
 
 @dataclass(frozen=True)
-class WorldConfig:
-    """The miniature world: which places exist, and how many photos a training is watched on."""
-
-    seed: int = 0
-    places: int = 200
-    val_photos: int = 80  # of the val split: what a training is watched on
-
-
-@dataclass(frozen=True)
 class ModelConfig:
     """Which checkpoint a stage starts from: a folder or a Hugging Face id."""
 
@@ -108,6 +92,7 @@ class ModelConfig:
     device: str = "cpu"  # "cpu", "cuda" or "cuda:1"
     lora_rank: int = 0  # 0 trains every weight
     train_vision: bool = False  # whether the vision tower learns too; LoRA never trains it
+    max_turn_tokens: int = 320  # of one turn in evaluation, in tokens; a longer turn is cut
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -161,28 +146,45 @@ class EndpointConfig:
 class AnnotationConfig:
     """Teacher trajectories, before the filters."""
 
-    photos: int = 2000
+    photos: int = 2000  # of the train split, one trajectory each
     max_km: float = 200.0  # kept at most this far from the truth
     direct_share: float = 0.15  # of what is saved: confident answers without a call
     vain_share: float = 0.15  # of what is saved: right country, though no search found any evidence
     failing_share: float = 0.05  # of what is saved: sound answers although every search failed
 
 
+PROCESS_RANGE = (-0.5, 1.0)  # what the process part of a reward is clipped to
+FORMAT_PARTIAL = 0.8  # of the format part, where think and answer are there and something else is not in order
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the reward; the first three of the total, the others inside the process part."""
+
+    accuracy: float = 0.6  # for no error at all
+    format: float = 0.1  # for a rollout in the grammar throughout
+    process: float = 0.3  # for a process part of 1
+    look: float = 0.2  # for IoU 1
+    query: float = 0.1  # for all of the photo's evidence
+    trust: float = 0.3  # for MCC 1, each labelled search
+    error: float = -0.05  # each call that the model got wrong
+
+
 @dataclass(frozen=True)
 class SftConfig:
     """Supervised fine-tuning: the direct stage or the multi-turn cold start."""
 
-    samples: int = 640
-    batch_size: int = 16
+    samples: int = 640  # trajectories, or photos with their places
+    batch_size: int = 16  # samples
     accumulate: int = 1  # batches a step
     learning_rate: float = 1e-3  # the highest; it rises to it at first, then falls along a cosine
     warmup_share: float = 0.01  # of the steps, in which it rises
     final_rate: float = 0.1  # where it ends, of the highest
-    weight_decay: float = 0.1
+    weight_decay: float = 0.1  # a step, times the rate
     beta1: float = 0.9  # of AdamW: the running mean of gradients
     beta2: float = 0.95  # and of their squares
     max_grad_norm: float = 1.0  # a longer gradient is shortened to it
-    epochs: float = 1.0
+    epochs: float = 1.0  # times through the samples
     minutes: float = 4.0  # stops earlier than `epochs` when this is used up
     max_length: int = 2048  # tokens; a longer sample is refused by name
     save_steps: int = 0  # a checkpoint every so many steps; 0 keeps none
@@ -194,20 +196,20 @@ class SftConfig:
 class GrpoConfig:
     """Reinforcement learning."""
 
-    steps: int = 32
-    prompts_per_step: int = 8
+    steps: int = 32  # of the optimiser
+    prompts_per_step: int = 8  # photos
     group_size: int = 8  # rollouts of one photo
     batch_size: int = 0  # rollouts that a process computes the loss of at a time; 0: all of the step's
     checkpointing: bool = False  # compute activations again for the gradient instead of keeping them
-    learning_rate: float = 2e-4
+    learning_rate: float = 2e-4  # at the first step
     schedule: str = "linear"  # of the rate: "linear" falls to zero over the run, "constant" stays
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # a step, times the rate
     beta1: float = 0.9  # of AdamW: the running mean of gradients
     beta2: float = 0.999  # and of their squares
     max_grad_norm: float = 1.0  # a longer gradient is shortened to it
     clip: float = 0.2  # how far the ratio of new to old probability may leave 1 and still push
     chunks: int = 4  # parts of a batch, by length, that the loss is computed in on a CPU
-    temperature: float = 0.8
+    temperature: float = 0.8  # of the sampling
     search: str = "record"  # what answers: "offline", the cache alone; "record", and what it misses the live service
     credit: str = "segment"  # who is paid: "segment" (turn, and labels apart), "turn" or "trajectory" (plain GRPO)
     gamma: float = 1.0  # discount a turn, of turn-level credit
@@ -263,7 +265,7 @@ class AblationConfig:
 
     make: bool = False  # train what is missing; otherwise only what was made before is read
     variants: str = ""  # names out of VARIANTS, with commas between; "" is all of them
-    seeds: int = 3
+    seeds: int = 3  # runs of each variant
     photos: int = 300  # test-new photos that every run is judged on
     processes: int = 2  # runs made side by side, each with its share of the cores
 
@@ -371,7 +373,13 @@ _QWEN_SFT = dict(
 _QWEN = Profile(
     "qwen3vl-4b",
     timeout_s=24 * 3600,
-    model=ModelConfig("Qwen/Qwen3-VL-4B-Instruct", "outputs/qwen3vl-4b/checkpoints/grpo", "cuda", lora_rank=64),
+    model=ModelConfig(
+        "Qwen/Qwen3-VL-4B-Instruct",
+        "outputs/qwen3vl-4b/checkpoints/grpo",
+        "cuda",
+        lora_rank=64,
+        max_turn_tokens=2048,
+    ),
     annotation=AnnotationConfig(photos=2000),
     direct=SftConfig(samples=100_000, epochs=3, **_QWEN_SFT),
     coldstart=SftConfig(samples=2000, **_QWEN_SFT),
@@ -390,7 +398,7 @@ _QWEN = Profile(
     ablation=AblationConfig(processes=1),
     evaluation=EvaluationConfig(photos=2997, batch_size=16),
 )
-_CLAIMED = (  # what the claims of `replication` compare
+_CLAIMED = (  # what the claims of `evaluation.replicate` compare
     "before RL, full method, no tools, zoom only, image search only, text search only, no evidence reward, "
     "turn credit, trajectory credit"
 )

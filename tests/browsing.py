@@ -1,28 +1,36 @@
-"""Pages in a headless Chromium; tests that need it are skipped where it is missing, but in CI they fail."""
+"""Pages in a headless Chromium, started once for all tests; without it they are skipped, but in CI they fail."""
 
+import atexit
+import json
 import os
+import re
 import shutil
-from contextlib import contextmanager
+from functools import cache
 
 import pytest
 
 
-@contextmanager
+@cache
 def chromium():
-    """A browser, closed at the end."""
+    """The browser; whoever opens a page closes it."""
     from playwright.sync_api import sync_playwright
 
     if not shutil.which("chromium"):
         reason = "chromium is not installed; on Debian: apt-get install chromium"
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
     flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
-        yield opened
-        opened.close()
+    play = sync_playwright().start()
+    atexit.register(play.stop)
+    return play.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
 
 
 def legend(page) -> dict[str, str]:
     """The rows of a map's legend: band -> number of photos."""
     rows = page.locator(".legend div")
     return {row.locator("span").inner_text(): row.locator("em").inner_text() for row in rows.all()}
+
+
+def drawn_data(page: str):
+    """What a map's page draws, read back: the photos and stages of an error or answer map, the groups of twins."""
+    elements = re.findall(r'<script type="application/json" id="(\w+)">(.*?)</script>', page, re.DOTALL)
+    return [json.loads(text) for name, text in elements if name != "borders"][-1]

@@ -19,20 +19,11 @@ def say(content, calls=(), finish="stop", tokens=(100, 20), **message):
     """A reply in the documented shape; `calls` are names with arguments as text."""
     functions = [{"name": name, "arguments": arguments} for name, arguments in calls]
     if functions:
-        message["tool_calls"] = [
-            {"id": f"c{i}", "type": "function", "function": function} for i, function in enumerate(functions)
-        ]
+        message["tool_calls"] = [{"id": f"c{i}", "type": "function", "function": f} for i, f in enumerate(functions)]
+    message = {"role": "assistant", "content": content, **message}
     usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
-    return {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "fake",
-        "choices": [
-            {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}
-        ],
-        "usage": usage,
-    }
+    head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "fake", "usage": usage}
+    return head | {"choices": [{"index": 0, "finish_reason": finish, "message": message}]}
 
 
 def natively(text):
@@ -41,30 +32,19 @@ def natively(text):
     return say(match[1], [(match[2], match[3])], "tool_calls") if match else say(text)
 
 
-def status(number, message="no", headers=(), **error):
+def status(number, message="no", headers=()):
     """An error reply."""
-
-    def send(handler, body):
-        data = json.dumps({"error": {"message": message, **error}}).encode()
-        handler.send_response(number)
-        for name, value in dict(headers).items():
-            handler.send_header(name, value)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(data)))
-        handler.end_headers()
-        handler.wfile.write(data)
-
-    return send
+    return raw(json.dumps({"error": {"message": message}}).encode(), number=number, headers=headers)
 
 
-def raw(data, kind="application/json", promised=None):
+def raw(data, kind="application/json", promised=None, number=200, headers=()):
     """Bytes as they are; `promised` bytes are announced, which may be more than come."""
 
     def send(handler, body):
-        handler.send_response(200)
-        handler.send_header("Content-Type", kind)
-        handler.send_header("Content-Length", str(promised or len(data)))
-        handler.send_header("Connection", "close")
+        handler.send_response(number)
+        usual = {"Content-Type": kind, "Content-Length": promised or len(data), "Connection": "close"}
+        for name, value in (usual | dict(headers)).items():
+            handler.send_header(name, str(value))
         handler.end_headers()
         handler.wfile.write(data)
 
@@ -79,18 +59,16 @@ def events(*chunks, done=True):
 
 def streamed(reply):
     """The chunks of a reply: its text letter by letter, its calls in halves, its usage at the end."""
-    choice, chunks = reply["choices"][0], []
-    message = choice["message"]
-    deltas = [{"content": letter} for letter in message["content"] or ""]
-    for i, call in enumerate(message.get("tool_calls", ())):
+    choice = reply["choices"][0]
+    deltas = [{"content": letter} for letter in choice["message"]["content"] or ""]
+    for i, call in enumerate(choice["message"].get("tool_calls", ())):
         name, arguments = call["function"]["name"], call["function"]["arguments"]
         half = len(arguments) // 2
-        deltas.append({"tool_calls": [{"index": i, "function": {"name": name, "arguments": arguments[:half]}}]})
-        deltas.append({"tool_calls": [{"index": i, "function": {"arguments": arguments[half:]}}]})
-    for delta in deltas:
-        chunks.append({"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta}]})
-    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]})
-    return [*chunks, {"choices": [], "usage": reply["usage"]}]
+        for function in ({"name": name, "arguments": arguments[:half]}, {"arguments": arguments[half:]}):
+            deltas.append({"tool_calls": [{"index": i, "function": function}]})
+    chunks = [{"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]}
+    return [*chunks, end, {"choices": [], "usage": reply["usage"]}]
 
 
 class FakeEndpoint:

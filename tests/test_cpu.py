@@ -8,9 +8,9 @@ import torch
 from models import KnownSearch, drawn_photo
 from transformers import GenerationConfig
 
-from reverse_lib.environment import TINY, assistant_message, initial_messages, show_photo, with_photo
+from reverse_lib.environment import FULL, TINY, assistant_message, initial_messages, show_photo, with_photo
 from reverse_lib.environment.interface import image_block, tool_message
-from reverse_lib.models import cpu, load_agent, load_model, load_processor
+from reverse_lib.models import checkpoint, cpu, load_agent, load_model, load_processor
 from reverse_lib.models.checkpoint import encode, with_lora
 from reverse_lib.profiles import GrpoConfig
 from reverse_lib.training import grpo
@@ -41,6 +41,12 @@ def given(agent):
     return {**encode(agent.processor, conversations()), "do_sample": False}
 
 
+def test_an_agent_that_is_shown_the_full_interface_has_longer_turns(agent, monkeypatch):
+    monkeypatch.setattr(checkpoint, "load_interface", lambda path: FULL)
+    assert (agent.max_new_tokens, load_agent(AGENT).max_new_tokens) == (320, 2048)
+    assert load_agent(AGENT, max_new_tokens=7).max_new_tokens == 7
+
+
 def library(model):
     """The library's own `generate`."""
     return types.MethodType(type(model).generate, model)
@@ -58,11 +64,6 @@ def test_the_likeliest_tokens_are_those_of_the_library_though_rows_end_at_differ
     assert torch.equal(agent.model.generate(**given), library(agent.model)(**given))
 
 
-def test_it_is_the_quick_way_that_answers_after_loading(agent, given, monkeypatch):
-    monkeypatch.setattr(cpu, "_write", lambda *_: torch.full((3, 1), 7))
-    assert agent.model.generate(**given, max_new_tokens=3)[:, -1].tolist() == [7, 7, 7]
-
-
 def test_tokens_are_drawn_as_often_as_the_model_says():
     torch.manual_seed(0)
     logits, rows, heat = 2 * torch.randn(300), 20_000, 0.8
@@ -75,16 +76,12 @@ def test_tokens_are_drawn_as_often_as_the_model_says():
     assert counted[7] == 0 and off[expected * rows > 5].max() < 4.5
 
 
-def test_the_colder_the_likelier(agent, given):
-    given = given | {"max_new_tokens": 20}
-    cold = agent.model.generate(**given | {"do_sample": True, "temperature": 1e-4, "top_k": 0})
-    assert torch.equal(cold, agent.model.generate(**given))
-
-
-def test_the_same_seed_draws_the_same_and_another_seed_something_else(agent, given):
-    sampling = given | {"max_new_tokens": 60, "do_sample": True, "temperature": 1.5, "top_k": 0}
+def test_the_same_seed_draws_the_same_another_seed_something_else_and_the_cold_the_likeliest(agent, given):
+    sampling = given | {"max_new_tokens": 20, "do_sample": True, "temperature": 1.5, "top_k": 0}
     written = [torch.manual_seed(seed) and agent.model.generate(**sampling).tolist() for seed in (1, 1, 2)]
     assert written[0] == written[1] != written[2]
+    cold = agent.model.generate(**sampling | {"temperature": 1e-4})
+    assert torch.equal(cold, agent.model.generate(**given, max_new_tokens=20))
 
 
 def test_a_suppressed_token_is_never_written(agent, given):

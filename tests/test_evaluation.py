@@ -15,7 +15,6 @@ from environment_fakes import photo as make_photo
 from reverse_lib.environment import FULL, TINY, Reply
 from reverse_lib.evaluation import causes, evaluate, service_failed, summarize, to_frame
 from reverse_lib.profiles import Budgets
-from reverse_lib.show.story import narrate
 from reverse_lib.trajectory import load_trajectories
 
 PHOTOS = [replace(make_photo(f"p{i:02}"), regions=((0, 0, 9, 9),)) for i in range(12)]
@@ -294,15 +293,3 @@ def test_a_damaged_line_is_named_with_its_file(tmp_path):
     file.write_text("\n".join([lines[0], lines[1].replace('"steps"', '"stepz"'), *lines[2:]]))
     with pytest.raises(ValueError, match="trajectories.jsonl, photo 'p01': not a trajectory .*'stepz'"):
         run(Agent(), tmp_path)
-
-
-def test_the_story_names_what_was_searched_shown_trusted_and_answered(make_trajectory):
-    story = narrate(make_trajectory(), in_words=str.upper)
-    assert story[0] == "1. thinks: FRANCE? A SIGN."
-    assert "   zooms into region [100, 200, 300, 400]" in story
-    assert "   searches for “Paris France”" in story
-    assert "     [1] Paris, Texas: 33.66, -95.56" in story
-    assert "   trusts: [2] Paris, France" in story
-    assert story[-1] == "   answers: France, Paris, 48.85, 2.35"
-    below = narrate(make_trajectory(), in_words=lambda think: think.replace(" ", "\n"))
-    assert [line.strip() for line in below[:4]] == ["1. thinks:", "France?", "A", "sign."]

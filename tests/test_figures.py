@@ -5,7 +5,9 @@ from io import BytesIO
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot
 from matplotlib.colors import to_hex
+from models import drawn_photo
 from PIL import Image
 
 from reverse_lib import show
@@ -21,6 +23,7 @@ from reverse_lib.evaluation import (
     to_frame,
 )
 from reverse_lib.reward import score, turn_advantages, turn_rewards
+from reverse_lib.show.story import narrate
 from reverse_lib.show.style import RIGHT, WRONG
 
 
@@ -36,25 +39,23 @@ def legend(figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_the_error_curve_marks_the_share_within_each_threshold():
-    figure = show.error_curve(errors(0.5, 13, 100, 500, 5000, np.nan, 3000, 9000))
+def test_the_error_curve_marks_the_share_within_each_threshold_of_the_photos_whose_service_did_not_fail():
+    frame = errors(0.5, 13, 100, 500, 5000, np.nan, 3000, 9000, np.nan).assign(end=["answered"] * 8 + ["service_error"])
+    figure = show.error_curve(frame)
     assert texts(figure).split() == ["12%", "25%", "38%", "50%", "50%"]
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "photos (n = 8)"
     curve = figure.axes[0].lines[0]
     assert curve.get_ydata()[-1] == 7 / 8  # an unread answer is never reached
     assert (np.diff(curve.get_ydata()) >= 0).all()
 
 
-def test_the_band_of_the_error_curve_encloses_it_and_has_the_binomial_width():
-    figure = show.error_curve(errors(*[10] * 50, *[1000] * 50), samples=2000)
+def test_several_error_curves_have_names_colours_and_bands_of_the_binomial_width():
+    figure = show.error_curve({"SFT": errors(*[10] * 50, *[1000] * 50), "GRPO": errors(3, 4)}, samples=2000)
     vertices = figure.axes[0].collections[0].get_paths()[0].vertices
     at_100_km = vertices[np.abs(np.log(vertices[:, 0] / 100)) < 0.03][:, 1]
     assert at_100_km.min() == pytest.approx(0.4, abs=0.03) and at_100_km.max() == pytest.approx(0.6, abs=0.03)
-
-
-def test_several_runs_are_told_apart_by_name_and_colour():
-    figure = show.error_curve({"SFT": errors(1, 2), "GRPO": errors(3, 4)})
     legend = figure.axes[0].get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == ["SFT (n = 2)", "GRPO (n = 2)"]
+    assert [text.get_text() for text in legend.get_texts()] == ["SFT (n = 100)", "GRPO (n = 2)"]
     assert len({line.get_color() for line in legend.get_lines()}) == 2
 
 
@@ -84,12 +85,6 @@ def test_published_figures_are_marked_beside_the_bars_of_the_distances_they_repo
     assert legend(figure) == ["cold start", "GRPO", "REVERSE 4B", "GeoCLIP"]
     assert "arXiv 2605.26861" in figure.get_supxlabel()
     assert not show.bars({"GRPO": summary()}, metrics, published=published("world")).get_supxlabel()
-
-
-def test_the_error_curve_leaves_out_photos_whose_service_failed():
-    figure = show.error_curve(errors(1, 100, np.nan).assign(end=["answered", "answered", "service_error"]))
-    assert texts(figure).split() == ["50%", "50%", "100%", "100%", "100%"]
-    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "photos (n = 2)"
 
 
 def test_tool_use_has_a_bar_a_tool_and_stage_with_its_interval():
@@ -168,43 +163,31 @@ def test_a_bar_list_writes_each_value_behind_a_bar_of_that_length_a_funnel_its_s
     assert texts(figure).split("\n") == ["1,200  (100%)", "900  (75%)", "300  (25%)"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["all", "answered", "within 200 km"]
     assert show.funnel({}).axes
-
-
-def test_the_title_of_a_bar_list_is_not_cut_off():
     title = "The same calls now: what changed since they were recorded"
     figure = show.bar_list({"a name that takes a third of the picture": 1.0}, title)
     figure.savefig(BytesIO())
     (written,) = [text for text in figure.texts if text.get_text() == title]
-    assert written.get_window_extent().x1 < figure.bbox.x1
+    assert written.get_window_extent().x1 < figure.bbox.x1  # not cut off
 
 
-def test_a_box_in_thousandths_is_drawn_at_its_pixels():
-    figure = show.photo_with_boxes(Image.new("RGB", (640, 480)), boxes=[[100, 250, 600, 750]])
-    outline = figure.axes[0].patches[-1]
-    assert (outline.get_xy(), outline.get_width(), outline.get_height()) == ((64, 120), 320, 240)
-
-
-def test_the_trajectory_figure_tells_every_turn_and_numbers_its_boxes(make_trajectory):
-    figure = show.trajectory_figure(make_trajectory(), Image.new("RGB", (64, 48)))
+def test_the_trajectory_figure_tells_every_turn_and_draws_its_boxes_in_thousandths_at_their_pixels(make_trajectory):
+    figure = show.trajectory_figure(make_trajectory(), drawn_photo())
     story = texts(figure)
     for part in ("turn 1", "informative region", "searches for “Paris France”", "trusts: [2] Paris, France"):
         assert part in story
     assert "km from Paris, France" in figure.axes[0].get_title(loc="left")
+    photo = show.photo_with_boxes(drawn_photo().load(), boxes=[[100, 200, 300, 400]])
+    for outline in (*figure.axes[0].patches, *photo.axes[0].patches):  # the photo has 640×480 px, each box a rim
+        assert (outline.get_xy(), outline.get_width(), outline.get_height()) == ((64, 96), 128, 96)
 
 
-@pytest.mark.parametrize("box", [["a", 1, 2, 3], [1, 2], "all", None, [float("nan"), 0, 1, 1]])
+@pytest.mark.parametrize("box", [["a", 1, 2, 3], "all", [float("nan"), 0, 1, 1]])
 def test_a_malformed_box_and_odd_characters_do_not_stop_the_figure(make_trajectory, box):
     trajectory = make_trajectory(answer="Fr$nce, P$ris_^{, 48.85, 2.35")
     call = f'{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {box!r}}}}}'.replace("'", '"')
     trajectory.steps[0].text = f"<think>$x^ \\frac</think><tool_call>{call}</tool_call>"
-    assert show.trajectory_figure(trajectory, Image.new("RGB", (64, 48)))._repr_png_()[:4] == b"\x89PNG"
-
-
-def test_figures_show_themselves_without_pyplot():
-    import matplotlib.pyplot as plt
-
-    assert show.funnel({"all": 1})._repr_png_()[:4] == b"\x89PNG"
-    assert plt.get_fignums() == []
+    assert show.trajectory_figure(trajectory, drawn_photo())._repr_png_()[:4] == b"\x89PNG"
+    assert pyplot.get_fignums() == []  # made without pyplot, none stays open
 
 
 def test_a_grid_says_how_many_tokens_a_picture_costs():
@@ -269,18 +252,11 @@ def test_a_contact_sheet_draws_each_box_on_its_own_picture_and_says_which_are_de
     assert colours == [RIGHT.lower(), WRONG.lower()] and not show.contact_sheet(pictures, boxes=boxes).legends
 
 
-def test_a_contact_sheet_leaves_unused_panels_blank():
-    pictures = [Image.new("RGB", (40, 30))] * 5
-    figure = show.contact_sheet(pictures, columns=4)
-    assert len(figure.axes) == 8 and [len(axes.images) for axes in figure.axes] == [1] * 5 + [0] * 3
+def test_a_contact_sheet_leaves_unused_panels_blank_and_a_short_one_is_narrow():
+    figure = show.contact_sheet([Image.new("RGB", (40, 30))] * 5)
+    assert [len(axes.images) for axes in figure.axes] == [1] * 5 + [0] * 3
     assert not any(axes.axison for axes in figure.axes)
-    assert (figure.get_figwidth(), show.contact_sheet(pictures[:1], columns=4).get_figwidth()) == (12, 3)
-
-
-@pytest.mark.parametrize(("pictures", "message"), [(2, "1 titles for 2 pictures"), (0, "for 0 pictures")])
-def test_a_contact_sheet_of_nothing_or_with_titles_missing_is_refused(pictures, message):
-    with pytest.raises(ValueError, match=message):
-        show.contact_sheet([Image.new("RGB", (4, 3))] * pictures, ["only one"])
+    assert show.contact_sheet([Image.new("RGB", (40, 30))]).get_figwidth() == figure.get_figwidth() / 4 == 3
 
 
 def test_what_an_agent_saw_is_the_small_photo_and_its_zooms_cut_from_the_original(make_trajectory):
@@ -289,3 +265,8 @@ def test_what_an_agent_saw_is_the_small_photo_and_its_zooms_cut_from_the_origina
     assert [picture.size for picture in pictures] == [(256, 192), (448, 32)]
     assert titles == ["the photo, 256×192 px", "the zoom of turn 1, 448×32 px"]
     assert np.array_equal(np.asarray(pictures[1]), np.asarray(show_zoom(photo, [100, 200, 300, 400], TINY)))
+
+
+def test_a_story_gives_thoughts_of_several_lines_a_line_each(make_trajectory):
+    story = narrate(make_trajectory(), in_words=lambda think: think.replace(" ", "\n"))
+    assert [line.strip() for line in story[:4]] == ["1. thinks:", "France?", "A", "sign."]

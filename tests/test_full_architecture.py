@@ -21,31 +21,11 @@ from reverse_lib.profiles import get_profile
 from reverse_lib.training import grpo, sft
 
 SHOWN = replace(FULL, system_prompt="Find the place.")  # a tiny vocabulary cuts the long prompt into 1,500 tokens
-TEXT = {
-    "vocab_size": 2048,  # instead of 151,936, whose matrix would take minutes
-    "hidden_size": 2560,
-    "intermediate_size": 9728,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "rope_parameters": {
-        "rope_type": "default",
-        "rope_theta": 5e6,
-        "mrope_section": [24, 20, 20],
-        "mrope_interleaved": True,
-    },
-    "tie_word_embeddings": True,
-}
-VISION = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_heads": 16,
-    "patch_size": 16,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-    "out_hidden_size": 2560,
-    "num_position_embeddings": 2304,
-}
+TEXT = dict(hidden_size=2560, intermediate_size=9728, num_attention_heads=32, num_key_value_heads=8, head_dim=128)
+TEXT |= dict(vocab_size=2048, tie_word_embeddings=True)  # instead of 151,936, whose matrix would take minutes
+ROPE = dict(rope_type="default", rope_theta=5e6, mrope_section=[24, 20, 20], mrope_interleaved=True)
+VISION = dict(hidden_size=1024, intermediate_size=4096, num_heads=16, patch_size=16, spatial_merge_size=2)
+VISION |= dict(temporal_patch_size=2, out_hidden_size=2560, num_position_embeddings=2304)
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +33,17 @@ def shallow():
     """One text and one vision layer of the 4B model under LoRA, in bfloat16, with our processor."""
     _, processor = untrained()
     ids = processor.tokenizer.convert_tokens_to_ids
+    end, names = ids("<|im_end|>"), {"image": "image_pad", "video": "video_pad"}
+    names |= {"vision_start": "vision_start", "vision_end": "vision_end"}
     config = Qwen3VLConfig(
-        text_config=TEXT | {"num_hidden_layers": 1, "eos_token_id": ids("<|im_end|>")},
+        text_config=TEXT | {"num_hidden_layers": 1, "rope_parameters": ROPE, "eos_token_id": end},
         vision_config=VISION | {"depth": 1, "deepstack_visual_indexes": [0]},
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
         tie_word_embeddings=True,
+        **{f"{name}_token_id": ids(f"<|{token}|>") for name, token in names.items()},
     )
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    model.generation_config.eos_token_id = ids("<|im_end|>")
+    model.generation_config.eos_token_id = end
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     return checkpoint.with_lora(model, 4), processor
 
@@ -96,9 +75,8 @@ def test_both_supervised_stages_take_a_step_at_the_4b_models_width(shallow, phot
 
 def test_reinforcement_learning_takes_a_step_at_the_4b_models_width(shallow, photo, tmp_path):
     model, processor = shallow
-    config = replace(
-        get_profile("qwen3vl-4b").grpo, steps=1, prompts_per_step=1, group_size=2, batch_size=1, learning_rate=1e-3
-    )
+    shorter = dict(steps=1, prompts_per_step=1, group_size=2, batch_size=1, learning_rate=1e-3)
+    config = replace(get_profile("qwen3vl-4b").grpo, **shorter)
     trainer = grpo.GeoGRPOTrainer(model, processor, [photo], KnownSearch(), SHOWN, config, tmp_path)
     script(trainer, ([SEARCH, RIGHT], [GUESS]))
     before = adapters(model)

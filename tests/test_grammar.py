@@ -214,20 +214,8 @@ def test_a_turn_that_could_not_be_read_back_is_refused(parts, reason):
         format_turn(**parts)
 
 
-UNITS = [
-    "<think>",
-    "</think>",
-    "<think></think>",
-    "<answer>",
-    "<useful>[",
-    "<tool_call>{",
-    "<",
-    "</",
-    " ",
-    "x",
-    "<thin",
-]
-UNITS += ["<think><useful>"]
+UNITS = ["<think>", "</think>", "<think></think>", "<think><useful>", "<thin", "<answer>", "<useful>[", "<tool_call>{"]
+UNITS += ["<", "</", " ", "x"]
 LABELS = ["1, " * 300_000, "[" + "1, " * 300_000, "[1" + " " * 900_000, "[" + "1 , " * 250_000 + "x]"]
 CALLS_OF_A_MEGABYTE = ['"' * 999_999, '"\\' * 500_000, '{"a":1,' * 140_000, "[[]," * 250_000, "9" * 10**6, "-" * 10**6]
 

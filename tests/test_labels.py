@@ -1,6 +1,6 @@
 """Evidence labels: where each comes from, what a judge may say, how well methods agree, and where it paid to look."""
 
-import dataclasses
+import copy
 import json
 import math
 
@@ -8,16 +8,7 @@ import pytest
 from environment_fakes import ANSWER, IMAGE, TEXT, ZOOM
 from fake_endpoint import say
 
-from reverse_lib.annotation import (
-    agreement_table,
-    carried,
-    cited,
-    declared,
-    judged,
-    label,
-    searches,
-    useful_regions,
-)
+from reverse_lib.annotation import agreement_table, carried, cited, declared, judged, label, searches, useful_regions
 from reverse_lib.annotation.labels import agreement
 from reverse_lib.annotation.regions import Region, searched_boxes
 from reverse_lib.annotation.teachers import AnnotationStopped
@@ -25,7 +16,7 @@ from reverse_lib.environment import NO_TURNS, AgentError, AgentRefused, rollout
 from reverse_lib.geo import box_iou
 from reverse_lib.models import Endpoint
 from reverse_lib.profiles import EndpointConfig
-from reverse_lib.trajectory import Observation, Step, Trajectory, load_trajectories, save_trajectories
+from reverse_lib.trajectory import Observation, Step, Trajectory
 from reverse_lib.world import ScriptedJudge, ScriptedTeacher
 
 SIGN, NEAR, SHOP = [100, 100, 200, 200], [110, 100, 210, 200], [600, 600, 900, 900]
@@ -108,17 +99,9 @@ def test_each_search_is_labelled_by_the_first_method_that_says_something_and_nam
 
 def test_labels_that_came_with_the_results_stay_and_say_so():
     rows = [row(("", call(useful=(2,))), (after("[1]", "[1]") + CALL, call()))]
-    made = label(rows, Judge("<useful>[]</useful>"), carried_as="cache")
-    assert methods(made[0]) == [("cache", {2}), ("judge", set())]
+    made = label(rows, Judge("<useful>[]</useful>"))
+    assert methods(made[0]) == [("world", {2}), ("judge", set())]
     assert carried(made) == {(0, 1): (False, True, False), (0, 2): (False, False, False)}
-
-
-@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_methods_survive_a_file(tmp_path, suffix):
-    made = label(ROWS, Judge("<useful>[2]</useful>", "no", "no"))
-    save_trajectories(tmp_path / f"t.{suffix}", made)
-    again = load_trajectories(tmp_path / f"t.{suffix}")
-    assert again == made and methods(again[0])[1] == ("judge", {2})
 
 
 def test_the_judge_sees_truth_call_and_results_and_no_tools():
@@ -184,8 +167,10 @@ def test_a_refused_search_stays_unlabelled_and_too_many_in_a_row_stop_the_judge(
     refusal = AgentRefused("refused")
     assert len(judged(MANY, Judge(refusal), tmp_path / "j.jsonl")) == 5
     assert len((tmp_path / "j.jsonl").read_text().splitlines()) == 5
+    refusing = Judge(*[refusal] * 6)
     with pytest.raises(AnnotationStopped, match="refused"):
-        judged(MANY, Judge(*[refusal] * 6), in_a_row=2)
+        judged(MANY, refusing)
+    assert judged(MANY, Judge(*[refusal] * 4)).keys() == {(4, 1), (5, 1)}
 
 
 def test_kappa_is_that_worked_by_hand_and_is_unknown_where_both_always_say_one_thing():
@@ -255,7 +240,6 @@ def test_overlapping_boxes_are_one_region_and_say_how_often_they_paid():
     ]
     regions = useful_regions(rows)
     assert regions == {"p": [Region((103, 100, 203, 200), 3, 2)], "other": [Region((600, 600, 900, 900), 1, 1)]}
-    assert [region.paid for region in useful_regions(rows, min_iou=1.0)["p"]] == [2]
 
 
 def test_failed_calls_and_broken_boxes_are_no_tries_and_searches_nobody_labelled_are_refused_by_photo():
@@ -267,13 +251,11 @@ def test_failed_calls_and_broken_boxes_are_no_tries_and_searches_nobody_labelled
 
 
 def test_in_the_miniature_world_it_paid_to_look_at_the_informative_regions_by_any_labels(world, annotated):
-    blank = json.loads(
-        json.dumps([dataclasses.asdict(t) for t in annotated]).replace('"labelled": true', '"labelled": false')
-    )
-    relabelled = label([Trajectory.from_dict(one) for one in blank], ScriptedJudge())
-    assert {method for t in relabelled for search in searches(t).values() for method in [search.label_method]} == {
-        "declared"
-    }
+    blank = copy.deepcopy(annotated)
+    for search in (search for trajectory in blank for search in searches(trajectory).values()):
+        search.labelled = False
+    relabelled = label(blank, ScriptedJudge())
+    assert {search.label_method for t in relabelled for search in searches(t).values()} == {"declared"}
     photos = world.photos("train", 120)
     for trajectories, least in ((annotated, 0.9), (relabelled, 0.8)):
         regions = useful_regions(trajectories)

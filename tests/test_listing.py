@@ -14,8 +14,7 @@ from PIL import Image
 
 import reverse_lib
 from reverse_lib.photos import Listing, Photo, folder, load
-from reverse_lib.photos import listing as module
-from reverse_lib.photos.listing import Row, read_rows
+from reverse_lib.photos.listing import read_rows
 
 JPEG = BytesIO()
 Image.new("RGB", (24, 16), "teal").save(JPEG, "jpeg")
@@ -174,17 +173,6 @@ def test_zero_zero_is_kept_and_said_to_be_suspicious(hostile):
     assert "0, 0 lies in the sea" in suspicious["reason"][0]
 
 
-def test_a_long_list_need_not_be_opened_photo_by_photo(hostile):
-    kinds = folder(hostile, check=False).counts()
-    assert "unreadable" not in kinds and kinds["missing"] == 4
-
-
-def test_the_list_may_lie_elsewhere_than_the_photos(put, tmp_path):
-    root = put("a.jpg")
-    (tmp_path / "mine.csv").write_text("file,lng,latitude\na.jpg,2.35,48.85\n")
-    assert places(folder(root, tmp_path / "mine.csv")) == [("a.jpg", 48.85, 2.35)]
-
-
 @pytest.mark.parametrize(
     ("text", "encoding"),
     [
@@ -206,13 +194,15 @@ def test_a_list_may_be_written_as_spreadsheets_write_it(put, text, encoding):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"path,lat,lon\n1.jpg,1,2\n12345.j\xfcpg,1,2\n", "line 3 is not UTF-8 .byte 0xFC.; save the list as"),
-        ("path,lat,lon\na.jpg,1,2\n".encode("utf-16")[:-1], "not the UTF-16 that its first bytes announce"),
+        (
+            b"path,lat,lon\n1.jpg,1,2\n12345.j\xfcpg,1,2\n",
+            "line 3 is not UTF-8 .byte 0xFC.; save the list as",
+        ),
+        ("path,lat,lon\na.jpg,1,2\n".encode("utf-16")[:-1], "line 2 is not UTF-16 .byte 0x0A.; save the list as"),
         (b"", "missing columns path, lat, lon; line 1 must be path, lat, lon.* and is nothing"),
         (b"a.jpg,1,2\n", "missing columns path, lat, lon; .* and is a.jpg, 1, 2"),
         (b"path,lat,altitude\na.jpg,1,2\n", "missing columns lon; line 1 must be"),
         (b"path,lat,LAT,lon\n", "column lat occurs twice in line 1; rename"),
-        (b"path,lat,lon\n" + b"x" * 1_000_001, "line 2 has over 1,000,000 characters"),
     ],
 )
 def test_a_list_that_is_none_is_refused_by_name_line_and_remedy(put, data, message):
@@ -254,21 +244,6 @@ def test_a_draw_is_spread_over_the_list_part_of_a_larger_draw_and_the_same_each_
     assert len(small.skipped) > 0 and max(lines[0]) > 150 and min(lines[0]) < 50
     assert places(small) == places(folder(root, n=20)) == sorted(places(small), key=lambda place: place[1])
     assert folder(root, n=1000).listed == 200
-
-
-def test_a_long_file_is_read_row_by_row(put, monkeypatch):
-    read = []
-    lines = module.read_lines
-
-    def counting(path):
-        for line in lines(path):
-            read.append(line)
-            yield line
-
-    monkeypatch.setattr(module, "read_lines", counting)
-    text = "path,lat,lon\n" + "a.jpg,1,2\n" * 5000
-    rows = read_rows(put("a.jpg", list__csv=text) / "list.csv")
-    assert next(rows) == Row(2, "a.jpg", "1", "2") and len(read) < 50
 
 
 HEADERS = [b"path,lat,lon\n", b"path;lat;lon\r\n", b"\xef\xbb\xbfID\tLAT\tLON\n", b""]

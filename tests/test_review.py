@@ -81,46 +81,12 @@ def test_undo_appends_and_brings_the_word_before_back(rows, file):
     assert file.read_bytes().startswith(written) and len(file.read_text().splitlines()) == 6
 
 
-@pytest.mark.parametrize("cut", [1, 60, -2, -1])
-def test_where_a_crash_cut_the_last_line_the_others_stand_and_nothing_is_lost(rows, file, cut):
-    log = ReviewLog(file, "ann")
-    log.decide(rows[0], "accept", TICKED)
-    whole = file.read_bytes()
-    log.decide(rows[1], "reject")
-    torn = file.read_bytes()[len(whole) :][:cut]
-    file.write_bytes(whole + torn)
-    again = ReviewLog(file, "ann")
-    again.decide(rows[2], "skip")
-    verdicts = [decision.verdict for decision in read_review(file)]
-    if cut == -1:  # only the line's end is missing: the decision is whole
-        assert again.set_aside == "" and verdicts == ["accept", "reject", "skip"]
-    else:
-        assert "cut short" in again.set_aside and verdicts == ["accept", "skip"]
-        assert file.with_name("ann.jsonl.torn").read_bytes() == torn + b"\n"
-
-
-@pytest.mark.parametrize("action", ["decide", "undo"])
-def test_a_full_disk_is_an_error_and_nothing_changes(rows, file, monkeypatch, action):
-    log = ReviewLog(file, "ann")
-    log.decide(rows[0], "accept")
-    before = file.read_bytes()
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
-            log.decide(rows[1], "reject") if action == "decide" else log.undo()
-    assert file.read_bytes() == before and list(log.decisions) == [review_key(rows[0])]
-    assert ReviewLog(file, "ann").decisions == log.decisions
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"verdict": "maybe"}, "verdict 'maybe'"),
         ({"boxes": {"region 1": [1, 2, 3]}}, "boxes .*four numbers"),
+        ({"boxes": []}, r"boxes is \[\], expected an object"),
         ({"labels": [{"turn": 2, "shown": 2, "useful": [3]}]}, "positions in order from 1 to shown"),
         ({"labels": [{"turn": True, "shown": 2, "useful": []}]}, "positions in order"),
         ({"photo_id": 7}, "photo_id is 7, expected text"),
@@ -180,38 +146,23 @@ def test_a_digest_survives_saving_and_labelling_and_nothing_else(rows, tmp_path)
     assert len({review_key(one)[1] for one in [row, *others]}) == 6
 
 
-def test_accepted_trajectories_carry_the_reviewed_labels_and_regions(rows, file):
-    log = ReviewLog(file, "ann")
+@pytest.mark.parametrize("labelled", [True, False])
+def test_accepted_ones_carry_reviewed_labels_and_regions_rejected_ones_go_and_others_stay(rows, file, labelled):
+    search, log = rows[0].steps[1].observation, ReviewLog(file, "ann")
+    if not labelled:
+        search.labelled, search.results[1]["useful"] = False, None
     log.decide(rows[0], "accept", TICKED, {"region 1": NEAR, "turn 1": FAR}, "a note")
     log.decide(rows[1], "reject", TICKED)
     log.decide(rows[2], "skip", TICKED)
     before = [row.to_dict() for row in rows]
-    (row,) = apply_review(rows, read_review(file))
-    assert row.photo_id == "p1" and row.regions == [NEAR, FAR]
-    seen = row.steps[1].observation
-    assert [result["useful"] for result in seen.results] == [True, False]
-    assert seen.labelled and seen.label_method == METHOD == "review" and seen.useful == {1}
+    row, *others = apply_review(rows, read_review(file))
+    assert row.photo_id == "p1" and row.regions == [NEAR, FAR] and others == rows[2:]
+    assert row.steps[1].observation.label_method == METHOD == "review"
     assert carried([row]) == {(0, 2): (True, False)}
     assert row.evidence == ["https://a.example"]  # b.example, known before, was shown and not ticked
     assert row.extra["review"]["reviewer"] == "ann" and row.extra["review"]["note"] == "a note"
     assert [row.to_dict() for row in rows] == before
     assert review_key(row) == review_key(rows[0]) and apply_review([row], read_review(file)) == [row]
-
-
-def test_a_search_nobody_had_labelled_is_labelled_by_the_review(rows, file):
-    search = rows[0].steps[1].observation
-    search.labelled, search.results[1]["useful"] = False, None
-    ReviewLog(file, "ann").decide(rows[0], "accept", {2: (False, False)})
-    (row,) = apply_review(rows[:1], read_review(file))
-    assert carried([row]) == {(0, 2): (False, False)} and carried(rows[:1]) == {}
-
-
-def test_what_nobody_accepted_or_rejected_can_stay_as_it_is(rows, file):
-    log = ReviewLog(file, "ann")
-    for row, verdict in zip(rows, ("accept", "reject", "skip"), strict=False):
-        log.decide(row, verdict, TICKED)
-    kept = apply_review(rows, read_review(file), keep_open=True)
-    assert [row.photo_id for row in kept] == ["p1", "p3", "p4"] and kept[1:] == rows[2:] and kept[0] != rows[0]
 
 
 def test_a_changed_trajectory_is_not_matched_until_it_is_reviewed_again(rows, file):
@@ -256,7 +207,8 @@ def test_two_reviewers_agree_where_verdict_ticks_and_boxes_agree(rows, tmp_path)
     assert (first.photo_id, first.reviewer, first.verdict) == ("p1", "ann + bob", "accept")
     assert first.labels == TICKED and first.boxes == {"region 1": [105, 200, 305, 400]}
     assert first.note == "clear; yes" and second.verdict == "reject"
-    assert [row.regions for row in apply_review(rows, merged.decisions)] == [[[105, 200, 305, 400]]]
+    reviewed = apply_review(rows, merged.decisions)
+    assert [row.photo_id for row in reviewed] == ["p1", "p3", "p4"] and reviewed[0].regions == [[105, 200, 305, 400]]
 
 
 def test_every_disagreement_is_listed_with_who_said_what(rows, tmp_path):
@@ -278,7 +230,6 @@ def test_every_disagreement_is_listed_with_who_said_what(rows, tmp_path):
         ["p3", "box", "[250, 200, 450, 400]", "none; nearest has IoU 0.14", "this box"],
         ["p4", "verdict", "", "undecided", "accept"],
     ]
-    assert len(merge_reviews(*paths, min_iou=0.1).disagreements) == 4
 
 
 def test_kappa_is_that_of_the_ticks_where_both_accepted(rows, tmp_path):
@@ -287,14 +238,14 @@ def test_kappa_is_that_of_the_ticks_where_both_accepted(rows, tmp_path):
     accepts = [("accept", {2: as_flags(useful, 10)}) for useful in ((1, 2, 3, 4, 5), (1, 2, 3, 6))]
     rejects = ("accept", TICKED), ("reject", {2: (False, True)})  # not both accepted: not counted
     merged = merge_reviews(*two_files(tmp_path, (rows[0], *accepts), (rows[1], *rejects)))
-    assert merged.ticks == 10 and merged.kappa == pytest.approx(0.4)  # as worked by hand in test_labels
+    assert merged.kappa == pytest.approx(0.4)  # as worked by hand in test_labels
     assert list(merged.disagreements["where"]) == [f"turn 2, result {i}" for i in (4, 5, 6)] + [""]
 
 
 def test_files_of_the_same_reviewer_or_of_nobody_are_refused(rows, tmp_path):
     ann, bob = two_files(tmp_path, (rows[0], ("accept",), ("reject",)))
     merged = merge_reviews(ann, bob)
-    assert merged.ticks == 0 and math.isnan(merged.kappa)
+    assert math.isnan(merged.kappa)
     with pytest.raises(ValueError, match="both by 'ann'"):
         merge_reviews(ann, ann)
     empty = tmp_path / "empty.jsonl"

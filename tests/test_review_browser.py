@@ -62,12 +62,6 @@ def wait_for(condition, what: str):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Holds a notebook that makes two trajectories and shows the panels."""
     folder = tmp_path_factory.mktemp("review")
@@ -137,11 +131,11 @@ def end(server) -> None:
 
 
 @pytest.fixture
-def open_notebook(lab, browser):
+def open_notebook(lab):
     """A function: a fresh page with the notebook run; what it asked of another host is in `page.strangers`."""
 
     def open_():
-        page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        page = chromium().new_page(viewport={"width": 1200, "height": 1000})
         page.set_default_timeout(PATIENCE_S * 1000)
         page.strangers = []
         page.route(lambda url: urlsplit(url).hostname != "127.0.0.1", lambda route: refuse(route, page.strangers))
@@ -196,14 +190,14 @@ def test_a_rollout_is_chosen_and_stepped_through_in_the_browser(open_notebook):
     page.close()
 
 
-def test_an_executed_notebook_shows_every_turn_without_a_front_end(browser, folder, environment, tmp_path, monkeypatch):
+def test_an_executed_notebook_shows_every_turn_without_a_front_end(folder, environment, tmp_path, monkeypatch):
     for name, value in (environment | {"REVERSE_NO_FRONT_END": "1"}).items():
         monkeypatch.setenv(name, value)
     given, path = folder / "review.ipynb", tmp_path / "executed.ipynb"
     papermill.execute_notebook(given, path, cwd=tmp_path, progress_bar=False, execution_timeout=PATIENCE_S)
     (output,) = nbformat.read(path, as_version=4).cells[1].outputs
     assert set(output.data) == {"text/html", "text/plain"}  # no widget that nobody would draw
-    page = browser.new_page(viewport={"width": 1200, "height": 1000})
+    page = chromium().new_page(viewport={"width": 1200, "height": 1000})
     page.set_content(output.data["text/html"])
     assert page.get_by_text("0 of 2 decided").is_visible() and page.get_by_text("Turn 2 of 2").count() == 2
     assert page.get_by_text("☐ [2]").count() == 2 and page.get_by_text("Spain, Vigo").count() == 2

@@ -157,21 +157,24 @@ def test_the_box_of_a_search_counts_once_it_is_ticked_or_moved(panel, file):
 def test_a_photo_without_any_box_can_be_given_one(rows, photos, file):
     rows[0].regions = []
     rows[0].steps[0].observation.arguments["bbox_2d"] = "the sign"
-    panel = ReviewPanel(rows, photos, file, "ann")
-    assert panel.boxes.across.disabled and panel.boxes.kept == {}
-    panel.boxes.add.click()
-    assert panel.boxes.kept == {"new 1": [400, 400, 600, 600]} and not panel.boxes.across.disabled
+    boxes = ReviewPanel(rows, photos, file, "ann").boxes
+    assert boxes.across.disabled and boxes.kept == {}
+    boxes.add.click()
+    assert boxes.kept == {"new 1": [400, 400, 600, 600]} and not boxes.across.disabled
 
 
-def test_a_full_disk_is_said_and_the_panel_stays(panel, monkeypatch):
+def test_a_full_disk_is_said_and_the_panel_stays(panel, file, monkeypatch):
+    panel.verdicts["reject"].click()
     panel.ticks[2, 1].value = True
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        panel.verdicts["accept"].click()
-        assert "Not recorded: " in panel.message.value and "No space left" in panel.message.value
-    assert panel.choice.value == 0 and panel.ticks[2, 1].value and "<b>0 of 3 decided</b>" in panel.progress.value
+        for button, message in ((panel.verdicts["accept"], "Not recorded: "), (panel.undo, "Not taken back: ")):
+            button.click()
+            assert message in panel.message.value and "No space left" in panel.message.value
+    assert panel.choice.value == 1 and panel.ticks[2, 1].value and "<b>1 of 3 decided</b>" in panel.progress.value
+    assert list(panel.record.decisions.values()) == read_review(file)
     panel.verdicts["accept"].click()
-    assert panel.choice.value == 1
+    assert panel.choice.value == 2
 
 
 def test_a_line_cut_short_and_a_changed_trajectory_are_said(panel, rows, photos, file):

@@ -16,18 +16,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from reverse_lib import scale
 from reverse_lib.environment import FULL, rollout
 from reverse_lib.photos import Photo
 from reverse_lib.reward import score
-from reverse_lib.scale import (
-    ReleasedData,
-    compute_score,
-    export_verl,
-    write_annotations,
-    write_caches,
-    write_rl,
-    write_sft,
-)
+from reverse_lib.scale import ReleasedData, compute_score, write_annotations, write_caches, write_rl, write_sft
 from reverse_lib.scale.released import CACHES, IMAGE, RL, SFT, TEXT, ZOOM, ReleasedError, photo_id_of, steps_of
 from reverse_lib.search import SearchCache, SearchResult
 from reverse_lib.trajectory import TOOLS, Trajectory
@@ -213,23 +206,21 @@ def test_annotations_become_trajectories_with_the_labels_beside_the_conversation
 
 
 def test_our_own_trajectories_become_rows_of_the_released_kind(world, tmp_path):
+    def texts(rows):
+        return [[step.text for step in row.steps] for row in rows]
+
     def facts(row):
-        steps = [
-            (step.text, step.observation and (step.observation.status, step.observation.useful)) for step in row.steps
-        ]
-        return row.photo_id, row.end, steps
+        seen = [step.observation and (step.observation.status, step.observation.useful) for step in row.steps]
+        return row.photo_id, row.end, row.lat, row.lon, row.city, seen
 
     rows = rollout(ScriptedTeacher(world), world.photos("train", 3), world.live, FULL)
     assert write_sft(tmp_path / "sft/own.parquet", rows) == write_annotations(tmp_path / "own.jsonl", rows) == 3
     table = pq.read_table(tmp_path / "sft/own.parquet")
     assert table.schema.equals(SFT) and table.to_pylist()[0]["messages"][0]["content"] == FULL.system_prompt
     data = ReleasedData(tmp_path)
-    assert [[step.text for step in row.steps] for row in data.sft("own")] == [
-        [s.text for s in row.steps] for row in rows
-    ]
     annotated = list(data.annotations("own.jsonl"))
+    assert texts(data.sft("own")) == texts(annotated) == texts(rows)
     assert list(map(facts, annotated)) == list(map(facts, rows)) and data.problems == []
-    assert [(row.lat, row.lon, row.city) for row in annotated] == [(row.lat, row.lon, row.city) for row in rows]
 
 
 def test_annotations_are_written_as_the_papers_builders_read_them(make_trajectory, tmp_path):
@@ -308,8 +299,6 @@ class Malice:
 
 
 def test_a_pickle_beside_a_table_is_never_read(root, tmp_path):
-    with pytest.raises(pytest.fail.Exception, match="unpickled"):
-        pickle.loads(pickle.dumps(Malice()))
     for table in list(root.rglob("*.parquet")):
         for ending in (".parquet.cache.pkl", ".cache.pkl", ".pkl", ".parquet.pkl", ".pickle"):
             table.with_suffix(ending).write_bytes(pickle.dumps(Malice()))
@@ -407,7 +396,7 @@ def exported(tmp_path_factory):
         cache.record_text("p/1.jpg", "Vigo", [SearchResult("t", "https://u.example", "", "s", True)])
         cache.record_image("p/1.jpg", [0, 0, 10, 20], [SearchResult("a", "b", "c")])
         photos = [Photo("p/1.jpg", None, 42.24, -8.72, "Spain", "Vigo"), Photo("p/2.jpg", None, 0.0, 0.0)]
-        return export_verl(folder / "verl", photos, cache, split="val")
+        return scale.export_verl(folder / "verl", photos, cache, split="val")
 
 
 def test_exported_rows_have_exactly_the_released_schema(exported, tmp_path):
@@ -430,9 +419,8 @@ def test_exported_rows_have_exactly_the_released_schema(exported, tmp_path):
 
 
 def test_the_tool_configuration_names_the_three_tools_and_their_parameters(exported):
-    tools = {
-        tool["tool_schema"]["function"]["name"]: tool for tool in yaml.safe_load(exported["tools"].read_text())["tools"]
-    }
+    listed = yaml.safe_load(exported["tools"].read_text())["tools"]
+    tools = {tool["tool_schema"]["function"]["name"]: tool for tool in listed}
     parameters = {name: tool["tool_schema"]["function"]["parameters"] for name, tool in tools.items()}
     assert [(name, list(schema["properties"]), schema["required"]) for name, schema in parameters.items()] == [
         (ZOOM, ["bbox_2d", "label"], ["bbox_2d"]),
@@ -448,10 +436,8 @@ def test_the_tool_configuration_names_the_three_tools_and_their_parameters(expor
 
 def solution(*more, template="\nuser\n{}\nassistant\n", **settings):
     """The text that verl decodes: what followed the prompt, with what is left of the chat template."""
-    return "".join(
-        message["content"] if message["role"] == "assistant" else template.format(message["content"])
-        for message in conversation(*more, **settings)[2:]
-    )
+    forms = {"assistant": "{}", "user": template}
+    return "".join(forms[m["role"]].format(m["content"]) for m in conversation(*more, **settings)[2:])
 
 
 TAGGED = "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -463,9 +449,8 @@ def test_the_exported_reward_is_ours(exported, template, end):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     ours = score(Trajectory("p", steps_of(conversation()[2:]), 39.215, 9.11))
-    parts = module.compute_score(
-        data_source="coldstart", solution_str=solution(template=template) + end, ground_truth=TRUTH, extra_info=None
-    )
+    text = solution(template=template) + end
+    parts = module.compute_score(data_source="coldstart", solution_str=text, ground_truth=TRUTH, extra_info=None)
     assert (parts["accuracy"], parts["format"]) == (ours.accuracy, ours.format) == (1.0, 1.0)
     assert parts["score"] == pytest.approx(0.7) and parts["process"] == 0.0 and parts["answered"] == 1.0
 

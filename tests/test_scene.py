@@ -13,13 +13,12 @@ from reverse_lib.world import canvas as drawing
 from reverse_lib.world import scene
 from reverse_lib.world.canvas import Canvas
 from reverse_lib.world.dice import stream
-from reverse_lib.world.houses import ROOFS, WALLS
 from reverse_lib.world.landmarks import draw_landmark, landmark_of
 from reverse_lib.world.panels import DECOYS, INFORMATIVE, TALL
 from reverse_lib.world.pictures import describe
 from reverse_lib.world.places import choose_places, country_table
 from reverse_lib.world.plants import tree_sprite
-from reverse_lib.world.street import GROUNDS
+from reverse_lib.world.street import GROUNDS, ROOFS, WALLS
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Queries are compared by their words; pages that may be the photo's own never get through."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reverse_lib.search import (
@@ -15,7 +15,7 @@ from reverse_lib.search import (
     normalise_query,
     query_similarity,
 )
-from reverse_lib.search.results import query_words
+from reverse_lib.search import results as search
 
 LEAKING = [
     "https://www.flickr.com/photos/someone/123",
@@ -147,7 +147,7 @@ def test_similarity_is_the_share_of_common_words():
     assert query_similarity("Valencia", "Valencia Spain") == 0.5
     assert query_similarity("Valencia", "Mannheim") == 0.0
     assert query_similarity("", "") == 0.0
-    assert query_words("a b a") == {"a", "b"}
+    assert query_similarity("a b a", "b a") == 1.0
 
 
 def test_a_backend_is_recognised_by_its_methods():
@@ -203,3 +203,31 @@ def test_where_nothing_else_was_found_or_nobody_knows_what_is_evidence_a_withhel
 def test_withholding_looks_at_pixels_where_its_backend_does(world):
     assert Withholding(world.live).reads_pixels is getattr(world.live, "reads_pixels", True)
     assert Withholding(Found()).reads_pixels
+
+
+def slowly_normalised(text):
+    text = "".join(char for char in text if char not in search._APOSTROPHES)
+    text = search._fold(search._fold(text))
+    return " ".join("".join(map(search._query_char, text)).split())
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=40))
+def test_ascii_queries_are_normalised_the_quick_way_as_the_slow_way(text):
+    assert search.normalise_query(text) == slowly_normalised(text)
+
+
+PIECES = ["flickr.com", "Flickr", "flic", ".kr", "%6b", "\\", "/", "//", "https:", "www.", " ", "\t", "mine.example",
+          "mine", ".example", "ｆlickr", "。", "a", "@", ":80", "?u=", "fluidr.com", "\u200b"]  # fmt: skip
+ADDRESSES = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+
+
+@example([SearchResult("t", "https://flic%6br.com/1")])
+@example([SearchResult("t", "https://fluidr\u200b.com/1")])
+@example([SearchResult("t", "https:\\\\mine.example")])
+@example([SearchResult("t", "https://mine .example/1"), SearchResult("t", "", " FLICKR ")])
+@given(st.lists(st.builds(SearchResult, st.just("t"), ADDRESSES, ADDRESSES), max_size=4))
+def test_what_is_cleared_at_one_glance_holds_nothing_listed(results):
+    blocked = BlockList.extended(["mine.example"])
+    assert filter_results(results, blocked) == [result for result in results if not blocked.blocks(result)]
+    ordinary = SearchResult("t", "https://guide.example/a b", "Guide to Towns")
+    assert blocked.clears([ordinary]) and not blocked.clears([ordinary, SearchResult("t", "https://flickr.com/1")])

@@ -9,7 +9,6 @@ import pytest
 from reverse_lib.evaluation import stages, summarize, to_frame
 from reverse_lib.profiles import get_profile
 from reverse_lib.trajectory import TOOLS
-from reverse_lib.world import World
 
 
 @pytest.fixture
@@ -24,21 +23,11 @@ def checkpoint(folder) -> None:
     (Path(folder) / "config.json").write_text("{}")
 
 
-@pytest.fixture(scope="module")
-def world():
-    return World(0, 100)
-
-
 def test_every_stage_without_a_checkpoint_is_named_with_what_brings_it(profile):
     found, missing = stages.find_stages(profile)
     assert [stage.key for stage in found] == ["teacher"]
-    assert [sentence.split(":")[0] for sentence in missing] == [
-        "base",
-        "direct SFT",
-        "cold start",
-        "GRPO",
-        "shipped agent",
-    ]
+    names = ["base", "direct SFT", "cold start", "GRPO", "shipped agent"]
+    assert [sentence.split(":")[0] for sentence in missing] == names
     assert "run notebook 03_sft first" in missing[1] and "run notebook 04_grpo first" in missing[3]
     assert str(profile.folder / "checkpoints" / "grpo") in missing[3]
 
@@ -67,9 +56,8 @@ def test_a_supervised_stage_that_was_not_trained_here_is_the_one_shipped_beside_
 
 def test_a_model_id_is_taken_and_the_same_checkpoint_is_evaluated_once(profile):
     checkpoint(profile.folder / "checkpoints" / "grpo")
-    model = dataclasses.replace(
-        profile.model, base="Qwen/Qwen3-VL-4B-Instruct", agent=str(profile.folder / "checkpoints" / "grpo")
-    )
+    grpo = str(profile.folder / "checkpoints" / "grpo")
+    model = dataclasses.replace(profile.model, base="Qwen/Qwen3-VL-4B-Instruct", agent=grpo)
     found, missing = stages.find_stages(dataclasses.replace(profile, model=model))
     assert [stage.key for stage in found] == ["base", "grpo", "teacher"]
     assert not any(sentence.startswith("shipped agent") for sentence in missing)
@@ -110,9 +98,6 @@ def test_a_table_shows_shares_in_percent_and_what_nothing_is_known_of_as_a_dash(
     silent.steps = silent.steps[-1:]
     alone = stages.side_by_side({"direct": summarize(to_frame([silent]))}, ["evidence_mcc", "median_km"])
     assert alone["direct"].tolist() == ["–", "1 (1–1)"]
-
-
-def test_a_negative_bound_is_not_mistaken_for_a_dash():
     summary = pd.DataFrame({"value": [0.02], "low": [-0.1], "high": [0.14], "n": [9]}, index=["evidence_mcc"])
     assert stages.side_by_side({"a": summary}, ["evidence_mcc"]).iloc[0, 0] == "0.02 (−0.10 to 0.14)"
 
@@ -132,17 +117,11 @@ def test_the_stage_to_show_follows_from_what_was_trained_and_from_no_figure():
     made = [stages.Stage(key, key, "") for key in ("base", "sft", "coldstart", "grpo", "agent", "teacher")]
     assert stages.last_stage(made).key == "grpo"
     assert stages.last_stage([stage for stage in made if stage.key != "grpo"]).key == "agent"
-    with pytest.raises(ValueError, match="no trained agent among the stages base, sft"):
+    with pytest.raises(ValueError, match="no trained agent among base, sft"):
         stages.last_stage(made[:2])
 
 
 def test_examples_are_the_best_the_median_and_the_worst_by_reward():
-    frame = pd.DataFrame(
-        {
-            "photo_id": list("abcde"),
-            "reward": [0.2, 0.9, 0.5, 0.0, 0.0],
-            "km": [9.0, 1.0, 2.0, 8.0, None],
-            "trajectory": list("ABCDE"),
-        }
-    )
-    assert stages.examples(frame) == {"best": "B", "median": "A", "worst": "E"}
+    rewards, km = [0.2, 0.9, 0.5, 0.0, 0.0], [9.0, 1.0, 2.0, 8.0, None]
+    columns = {"photo_id": list("abcde"), "reward": rewards, "km": km, "trajectory": list("ABCDE")}
+    assert stages.examples(pd.DataFrame(columns)) == {"best": "B", "median": "A", "worst": "E"}

@@ -9,7 +9,7 @@ from teacher_helpers import FAULTLESS, IMAGE, Searches, calls_of, informative, o
 
 from reverse_lib.environment import rollout
 from reverse_lib.search import SearchCache
-from reverse_lib.trajectory import TOOLS, FilterRules, cited_indices, filter_trajectories
+from reverse_lib.trajectory import TOOLS, cited_indices, filter_trajectories
 from reverse_lib.world import ScriptedTeacher
 from reverse_lib.world.pages import states_position
 
@@ -100,7 +100,7 @@ def test_a_hasty_teacher_trusts_no_more_than_the_first_fitting_result(world, pho
 
 
 def test_between_60_and_75_percent_of_its_trajectories_pass_the_filters(trajectories):
-    kept, counts = filter_trajectories(trajectories, FilterRules())
+    kept, counts = filter_trajectories(trajectories)
     assert 0.6 <= len(kept) / len(trajectories) <= 0.75, counts
     assert counts["answered"] == len(trajectories)
 

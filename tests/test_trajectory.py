@@ -12,7 +12,6 @@ from reverse_lib.geo import Answer
 from reverse_lib.trajectory import (
     SEARCH_TOOLS,
     TOOLS,
-    FilterRules,
     Observation,
     Step,
     Trajectory,
@@ -86,10 +85,10 @@ def full_row():
 def test_files_give_back_what_was_saved(tmp_path, suffix, rows):
     path = tmp_path / "new" / "seed=0" / f"rows{suffix}"
     save_trajectories(path, iter(rows))
-    assert load_trajectories(path) == rows
-    assert [row.to_dict() for row in load_trajectories(str(path))] == [
-        Trajectory.from_dict(r.to_dict()).to_dict() for r in rows
-    ]
+    assert load_trajectories(str(path)) == rows
+    if path.suffix != ".parquet":  # one strict ASCII line a row
+        lines = path.read_text("ascii").splitlines()
+        assert [json.loads(line)["photo_id"] for line in lines] == [row.photo_id for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -97,20 +96,18 @@ def test_files_give_back_what_was_saved(tmp_path, suffix, rows):
     [
         (b"{", "Expecting"),
         (b'{"photo_id": "p", "steps": [', "Expecting"),
-        (b"[]", "expected an object"),
+        (b"[]", "the row: .*dict"),
         (b"\xff", "utf-8"),
         (b"[" * 100_000, "recursion"),
-        (b"{}", "has no 'photo_id'"),
-        (b'{"photo_id": 3}', "'photo_id'"),
-        (b'{"photo_id": "p", "photo": 1}', "unknown field 'photo'"),
-        (b'{"photo_id": "p", "lat": "48"}', "'lat'"),
-        (b'{"photo_id": "p", "lat": true, "lon": 1}', "'lat'"),
-        (b'{"photo_id": "p", "lat": NaN, "lon": 1}', "NaN"),
+        (b"{}", "photo_id: Field required"),
+        (b'{"photo_id": 3}', "photo_id: .*, not 3"),
+        (b'{"photo_id": "p", "photo": 1}', "photo: Unexpected"),
+        (b'{"photo_id": "p", "lat": "48 N"}', "lat: .*, not '48 N'"),
         (b'{"photo_id": "p", "lat": 91, "lon": 1}', "lat 91"),
-        (b'{"photo_id": "p", "regions": [3]}', "regions"),
-        (b'{"photo_id": "p", "steps": [{}]}', "step 1 has no 'text'"),
-        (b'{"photo_id": "p", "steps": ["a"]}', "step 1"),
-        (b'{"photo_id": "p", "steps": [{"text": "a", "observation": {"tool": "x"}}]}', "observation of step 1"),
+        (b'{"photo_id": "p", "regions": [3]}', "regions.0: "),
+        (b'{"photo_id": "p", "steps": [{}]}', "steps.0.text: Field required"),
+        (b'{"photo_id": "p", "steps": ["a"]}', "steps.0: "),
+        (b'{"photo_id": "p", "steps": [{"text": "a", "observation": {"tool": "x"}}]}', "steps.0.observation.arguments"),
     ],
 )
 def test_a_broken_line_is_reported_with_file_line_and_remedy(tmp_path, broken, reason):
@@ -126,10 +123,10 @@ def test_a_broken_line_is_reported_with_file_line_and_remedy(tmp_path, broken, r
 def test_an_unknown_status_or_result_is_reported():
     row = answered().to_dict()
     row["steps"][0]["observation"]["status"] = "OK"
-    with pytest.raises(ValueError, match="observation of step 1 has the status 'OK', expected one of ok, miss"):
+    with pytest.raises(ValueError, match="steps.0.observation.status: .*'ok', 'miss', .*, not 'OK'"):
         Trajectory.from_dict(row)
     row["steps"][0]["observation"].update(status="ok", results=["a"])
-    with pytest.raises(ValueError, match="str as result 1"):
+    with pytest.raises(ValueError, match="steps.0.observation.results.0: .*, not 'a'"):
         Trajectory.from_dict(row)
 
 
@@ -167,7 +164,6 @@ def test_missing_files_and_unknown_formats_are_named(tmp_path):
         (Trajectory("p", extra={"a": math.nan}), "row 2, photo 'p'"),
         (Trajectory("p", extra={"a": {1}}), "set"),
         (Trajectory(7), "photo_id"),
-        ({"photo_id": "p"}, "row 2: dict is not a Trajectory"),
     ],
 )
 def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, name, row, reason):
@@ -197,12 +193,6 @@ def test_a_save_replaces_the_file_only_when_it_is_whole(tmp_path, name):
         before = path.read_bytes()
         save_trajectories(path, [Trajectory("new")])
         assert reader.read() == before and load_trajectories(path) == [Trajectory("new")]
-
-
-def test_jsonl_is_one_strict_ascii_line_a_row(tmp_path):
-    save_trajectories(tmp_path / "rows.jsonl", [full_row(), full_row()])
-    lines = (tmp_path / "rows.jsonl").read_text("ascii").splitlines()
-    assert [json.loads(line)["photo_id"] for line in lines] == ["p\u2028é\n"] * 2
 
 
 def funnel():
@@ -237,14 +227,9 @@ def test_filters_count_what_each_rule_leaves():
     ]
 
 
-def test_rules_can_be_changed_and_switched_off():
-    rules = FilterRules(max_km=500, min_calls=2, max_nudges=None, allow_errors=True, max_full_image_share=None)
-    rows = [*funnel(), answered(calls=2, city="two calls")]
-    kept, counts = filter_trajectories(rows, rules)
-    assert [row.city for row in kept] == ["two calls"]
-    assert counts == {"all": 12, "answered": 11, "within 500 km": 10, "at least 2 calls": 1}
-    kept, counts = filter_trajectories(rows, FilterRules(None, 0, None, True, None))
-    assert (len(kept), counts) == (11, {"all": 12, "answered": 11})
+def test_the_largest_error_can_be_chosen():
+    kept, counts = filter_trajectories(funnel(), max_km=500)
+    assert [row.city for row in kept] == ["good", "part", "344 km off", "miss"] and counts["within 500 km"] == 9
 
 
 @pytest.mark.parametrize("box", [None, "all", [0, 0, 1000], [0, 0, "1000", 1000], [math.nan] * 4, [1000, 1000, 0, 0]])

@@ -12,10 +12,12 @@ from scipy import stats
 from scipy.optimize import minimize
 
 from reverse_lib.evaluation import abstain, calibrate, combine, coverage, limit_for, risk_coverage, sample_runs
-from reverse_lib.evaluation.uncertainty import Radius, geodesic_median
+from reverse_lib.evaluation.uncertainty import geodesic_median
 from reverse_lib.geo import haversine_km
+from reverse_lib.profiles import Judging
 
 PHOTOS = [make_photo(f"p{i}") for i in range(4)]
+HALF_GLOBE_KM = math.pi * 6371.0088
 
 
 def table(km, spread_km, tag="t", backed=1.0):
@@ -53,17 +55,12 @@ def test_the_median_is_where_a_general_minimiser_finds_it(scale_deg):
 def test_medians_that_need_no_search():
     assert geodesic_median([48.0], [2.0]) == pytest.approx((48, 2))
     assert geodesic_median([10, 20, 50], [5, 5, 5]) == pytest.approx((20, 5))  # along a meridian: the middle one
-    assert geodesic_median([7, 7, 7, -60], [3, 3, 3, 120]) == pytest.approx(
-        (7, 3)
-    )  # most agree: one outlier moves nothing
+    assert geodesic_median([7, 7, 7, -60], [3, 3, 3, 120]) == pytest.approx((7, 3))  # most agree: no outlier moves it
     assert geodesic_median([10, -10, 0, 0], [179, 179, 169, -171]) == pytest.approx((0, 179), abs=1e-6)  # a cross
     lat, lon = geodesic_median([80, 80, 80], [0, 120, -120])
     assert lat == pytest.approx(90, abs=1e-6)  # around the pole
     lat, lon = geodesic_median([0, 0], [0, 180])  # antipodes: any point will do
-    assert haversine_km(lat, lon, 0, 0) + haversine_km(lat, lon, 0, 180) == pytest.approx(math.pi * 6371.0088)
-
-
-def test_a_wide_angle_keeps_the_median_at_its_corner():
+    assert haversine_km(lat, lon, 0, 0) + haversine_km(lat, lon, 0, 180) == pytest.approx(HALF_GLOBE_KM)
     assert geodesic_median([0, 0.1, 0.1], [0, 1, -1]) == pytest.approx((0, 0), abs=1e-9)  # 168 degrees, above 120
     lat, _ = geodesic_median([0, 1, 1], [0, 1, -1])  # 90 degrees: inside the triangle
     assert 0.3 < lat < 0.5
@@ -74,28 +71,23 @@ def runs_of(*answers, end=None, trusted=None):
     rows = []
     for i, answer in enumerate(answers):
         lat, lon = answer or (np.nan, np.nan)
-        row = {"photo_id": "p", "lat": 0.0, "lon": 0.0, "pred_lat": lat, "pred_lon": lon, "end": "answered"}
-        row["trusted"] = trusted[i] if trusted else 1
-        rows.append(pd.DataFrame([row | ({"end": end[i]} if end else {})]))
+        row = {"photo_id": "p", "lat": 0.0, "lon": 0.0, "pred_lat": lat, "pred_lon": lon}
+        row |= {"trusted": trusted[i] if trusted else 1, "end": end[i] if end else "answered"}
+        rows.append(pd.DataFrame([row]))
     return rows
 
 
-def test_answers_are_combined_into_their_median_with_its_error_and_spread():
+def test_answers_are_combined_into_their_median_and_what_cannot_be_used_is_left_out_and_counted():
     row = combine(runs_of((0, 1), (0, 2), (0, 6))).iloc[0]
-    a_degree = 6371.0088 * math.pi / 180
-    assert (row["pred_lat"], row["pred_lon"]) == pytest.approx((0, 2))
+    a_degree = HALF_GLOBE_KM / 180
+    assert row[["pred_lat", "pred_lon"]].tolist() == pytest.approx([0, 2])
     assert row["km"] == pytest.approx(2 * a_degree) and row["spread_km"] == pytest.approx(a_degree, abs=1e-3)
     assert (row["answers"], row["samples"]) == (3, 3)
-
-
-def test_unreadable_answers_and_failed_services_are_left_out_and_counted():
     row = combine(runs_of((0, 1), None, (0, 9), end=["answered", "format", "service_error"])).iloc[0]
-    assert (row["pred_lon"], row["spread_km"]) == pytest.approx((1, 0), abs=1e-6) and (
-        row["answers"],
-        row["samples"],
-    ) == (1, 2)
-    none = combine(runs_of(None, None)).iloc[0]
-    assert math.isnan(none["km"]) and math.isnan(none["spread_km"]) and none["answers"] == 0
+    assert row[["pred_lon", "spread_km"]].tolist() == pytest.approx([1, 0], abs=1e-6)
+    assert (row["answers"], row["samples"]) == (1, 2)
+    row = combine(runs_of(None, None)).iloc[0]
+    assert math.isnan(row["km"]) and math.isnan(row["spread_km"]) and row["answers"] == 0
 
 
 def test_an_answer_is_backed_where_some_result_was_trusted_and_it_could_be_read():
@@ -165,11 +157,11 @@ def test_the_draws_of_a_torch_model_follow_from_the_seed_and_touch_no_other_draw
 
 
 def test_the_factor_is_the_rank_that_the_theorem_names():
-    nine = calibrate(table(np.arange(1, 10) * 2.0, 1.0, "v"), floor_km=1.0)  # scores 1 … 9
+    nine = calibrate(table(np.arange(1, 10) * 30.0, 5.0, "v"))  # scores 1 … 9, of spread and 25 km
     assert [nine.factor(level, True) for level in (0.5, 0.9, 0.91)] == [5, 9, math.inf]
-    two = table([1.0, 1.0], [0.0, 4.0])
-    assert nine.km(two, 0.5).tolist() == [5, 25] and nine.of(two)["radius_90_km"].tolist() == [9, 45]
-    assert nine.km(two, 0.99) == pytest.approx([math.pi * 6371.0088] * 2)
+    two = table([1.0, 1.0], [0.0, 75.0])
+    assert nine.km(two, 0.5).tolist() == [125, 500] and nine.of(two)["radius_90_km"].tolist() == [225, 900]
+    assert nine.km(two, 0.99) == pytest.approx([HALF_GLOBE_KM] * 2)
     assert np.isnan(nine.of(table([np.nan], np.nan))["radius_50_km"].item())
     with pytest.raises(ValueError, match="level=50"):
         nine.factor(50, True)
@@ -177,14 +169,14 @@ def test_the_factor_is_the_rank_that_the_theorem_names():
 
 def test_guesses_have_a_factor_of_their_own():
     mixed = pd.concat([table([1, 2, 3], 0, "v"), table([100, 200, 300], 0, "g", backed=0.4)])
-    radius = calibrate(mixed, floor_km=1.0)
-    assert (radius.factor(0.5, True), radius.factor(0.5, False)) == (2, 200)
+    radius = calibrate(mixed)
     both = pd.concat([table([1], 0, backed=0.5), table([1], 0, "u", backed=0.0)])
-    assert radius.km(both, 0.5).tolist() == [2, 200]
+    assert radius.km(both, 0.5) == pytest.approx([2, 200])
 
 
-def test_the_factor_of_a_known_distribution_is_its_quantile():
-    radius = calibrate(drawn(20_000, 1, "v"), floor_km=0.0)
+def test_the_factor_of_a_known_distribution_is_its_quantile(monkeypatch):
+    monkeypatch.setattr(Judging, "floor_km", 0.0)
+    radius = calibrate(drawn(20_000, 1, "v"))
     assert radius.factor(0.5, True) == pytest.approx(math.log(2), rel=0.03)
     assert radius.factor(0.9, True) == pytest.approx(math.log(10), rel=0.03)
 
@@ -235,7 +227,7 @@ def test_a_kind_that_val_has_too_few_of_gets_the_whole_earth_which_always_holds(
     radius = calibrate(drawn(80, 1, "v"))
     found = coverage(radius, table([15_000.0] * 30, 0.0, backed=0.0))
     assert found.loc[0.9, ["value", "expected_low", "expected_high"]].tolist() == [1, 1, 1]
-    assert found.loc[0.9, "median_radius_km"] == pytest.approx(math.pi * 6371.0088)
+    assert found.loc[0.9, "median_radius_km"] == pytest.approx(HALF_GLOBE_KM)
 
 
 def test_a_photo_that_was_calibrated_on_is_not_judged():
@@ -290,16 +282,15 @@ def test_the_interval_of_the_area_is_scipys_bootstrap():
 
 
 def test_an_agent_abstains_where_its_radius_is_wide_and_the_limit_comes_from_val():
-    radius = Radius({True: (1.0, 2.0, 3.0), False: ()}, frozenset(), floor_km=0.0)
-    val = radius.of(table([1, 2, 100, 3, 100, 100], [1, 2, 3, 4, 5, 6], "v"), levels=(0.5,))
-    limit = limit_for(val, 0.25, by="radius_50_km")
+    val = table([1, 2, 100, 3, 100, 100], 0, "v").assign(radius_90_km=[2, 4, 6, 8, 10, 12])
+    limit = limit_for(val, 0.25)
     assert limit == 8  # of the four surest, one is wrong
-    assert limit_for(val, 0.0, by="radius_50_km") == 4 and limit_for(val, 1.0, by="radius_50_km") == 12
+    assert limit_for(val, 0.0) == 4 and limit_for(val, 1.0) == 12
     assert limit_for(table([100], [1], "v"), 0.1, by="spread_km") == -math.inf
-    test = radius.of(table([1, 100, 1, 1, np.nan], [1, 2, 4.5, 4, np.nan]), levels=(0.5,))
-    left = abstain(test, limit, by="radius_50_km")
+    test = table([1, 100, 1, 1, np.nan], 0).assign(radius_90_km=[2, 4, 9, 8, np.nan])
+    left = abstain(test, limit)
     assert left["value"].tolist() == [3 / 5, 1 / 3] and left["n"].tolist() == [5, 3]
-    nobody = abstain(test, -math.inf, by="radius_50_km")
+    nobody = abstain(test, -math.inf)
     assert nobody.loc["answered", "value"] == 0 and math.isnan(nobody.loc["wrong", "value"])
 
 

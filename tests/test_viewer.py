@@ -13,7 +13,7 @@ from reverse_lib.environment import TINY
 from reverse_lib.reward import score
 from reverse_lib.show import TrajectoryViewer, tokens_html
 from reverse_lib.show.style import PLAIN, RIGHT, WRONG
-from reverse_lib.show.viewer import crop_html, photo_html, score_html, turn_html
+from reverse_lib.show.viewer import crop_html, photo_html, score_html, written
 from reverse_lib.trajectory import Observation, Step
 
 
@@ -28,9 +28,7 @@ def pictures(page):
 
 
 def test_a_zoom_shows_its_box_on_the_photo_and_the_crop(make_trajectory, image):
-    page = turn_html(make_trajectory(), 1, image, TINY, reward=0.06, advantage=-1.5)
-    assert "Turn 1 of 3 · reward +0.06 · advantage -1.50" in page and "image_zoom_in_tool" in page
-    photo, crop = pictures(page)
+    photo, crop, *_ = pictures(TrajectoryViewer({"a": make_trajectory()}, image, TINY)._repr_html_())
     assert photo.size == (440, 330) and crop.size == TINY.zoom_px
     left, top = 44, 66  # of the box [100, 200, 300, 400]
     assert photo.getpixel((left, top + 20))[2] > 150 > photo.getpixel((left, top + 20))[0]
@@ -51,7 +49,7 @@ def test_a_result_and_its_bar_say_whether_trust_and_label_agree(make_trajectory,
     trajectory.steps[1].observation.results = [{"title": "t", "useful": useful}]
     trajectory.steps[1].observation.label_method = "judge"
     trajectory.steps[2].text = f"<think>.</think><useful>{trusted}</useful><answer>France, Paris, 48, 2</answer>"
-    page = turn_html(trajectory, 2, image, TINY)
+    page = TrajectoryViewer({"a": trajectory}, image, TINY)._repr_html_()
     assert re.findall(r"border-left:4px solid (#\w+)", page) == [colour] and f">{words}<" in page
 
 
@@ -74,18 +72,16 @@ def test_a_region_is_shown_as_large_as_fits(image, box):
     assert crop_html(image, [1, 2, 3]) == ""
 
 
-@pytest.mark.parametrize(
-    ("names", "place"),
-    [
-        (("Paris", "France"), "Paris, France"),
-        (("", "France"), "France"),
-        (("Paris", ""), "Paris"),
-        (("", ""), "the truth"),
-    ],
-)
-def test_the_answer_says_how_far_it_is_from_the_truth_by_the_names_that_has(make_trajectory, image, names, place):
-    trajectory = make_trajectory(city=names[0], country=names[1])
-    assert f" km from {place}<" in turn_html(trajectory, 3, image, TINY)
+def test_the_answer_says_how_far_it_is_from_the_truth_by_the_names_that_has(make_trajectory):
+    names = {
+        "Paris, France": ("Paris", "France"),
+        "France": ("", "France"),
+        "Paris": ("Paris", ""),
+        "the truth": ("", ""),
+    }
+    for place, (city, country) in names.items():
+        trajectory = make_trajectory(city=city, country=country)
+        assert written(trajectory, trajectory.turns()[2])[2].endswith(f" km from {place}")
 
 
 def test_what_a_page_or_a_model_wrote_is_escaped(make_trajectory, image):
@@ -93,7 +89,7 @@ def test_what_a_page_or_a_model_wrote_is_escaped(make_trajectory, image):
     trajectory = make_trajectory()
     trajectory.steps[1].observation.results[0]["title"] = attack
     trajectory.steps[0] = Step(f"<think>{attack}</think>", Observation("unreadable_turn", {}, "model_error", attack))
-    page = TrajectoryViewer({attack: [trajectory], "b": [trajectory]}, image, TINY)._repr_html_()
+    page = TrajectoryViewer({attack: trajectory, "b": trajectory}, image, TINY)._repr_html_()
     assert "<script" not in page and page.count("&lt;script&gt;") >= 4 and page.encode()
 
 
@@ -129,44 +125,27 @@ def test_a_score_is_shown_with_its_parts_and_each_turn_with_its_own(make_traject
     assert "-0.00" not in score_html(nothing)
 
 
-def test_two_stages_stand_side_by_side_and_are_stepped_through_together(make_trajectory, image):
+def test_rollouts_side_by_side_are_stepped_through_together_the_shorter_one_stays_at_its_end(make_trajectory, image):
     short, long = make_trajectory(answer="Chile, Santiago, -33, -70"), make_trajectory()
     short.steps.pop(0)
-    stages = {"<cold>": [short], "GRPO": [long, short]}
-    page = TrajectoryViewer(stages, image, TINY, {"GRPO": [[0.1, 0.2, 0.3], [0.7, 0.8]]})._repr_html_()
-    labels = [label for _, label in tabs(page)]
-    assert labels == [
-        "&lt;cold&gt; | GRPO, rollout 1",
-        "turn 1",
-        "turn 2",
-        "turn 3",
-        "GRPO, rollout 2",
-        "turn 1",
-        "turn 2",
-    ]
-    steps = [re.findall(r"Turn (\d of \d)(?: · reward \+(\d.\d))?", step) for step in page.split("repeat(2,")[1:]]
-    pairs = [
-        [("1 of 2", ""), ("1 of 3", "0.1")],
-        [("2 of 2", ""), ("2 of 3", "0.2")],
-        [("2 of 2", ""), ("3 of 3", "0.3")],
-    ]
-    assert steps == [*pairs, [("1 of 2", "0.7")], [("2 of 2", "0.8")]]  # the shorter one has ended
+    page = TrajectoryViewer({"<cold>": short, "GRPO": long}, image, TINY, side_by_side=True)._repr_html_()
+    assert [label for _, label in tabs(page)] == ["turn 1", "turn 2", "turn 3"]
+    steps = [re.findall(r"<b>(&lt;cold&gt;|GRPO)</b>|Turn (\d of \d)", step) for step in page.split("repeat(2,")[1:]]
+    shown = [["&lt;cold&gt;", f"{min(k, 2)} of 2", "GRPO", f"{k} of 3"] for k in (1, 2, 3)]
+    assert [[name or turn for name, turn in step] for step in steps] == shown
 
 
 @pytest.mark.parametrize(
     ("ids", "more", "message"),
     [
-        ({}, {}, "at least one rollout"),
-        ({"a": []}, {}, "at least one rollout"),
-        ({"a": ["p1"], "b": ["p2"]}, {}, "rollouts on p1, p2; give those on one photo"),
-        ({"a": ["p1"]}, {"rewards": {"a": [[1, 2, 3], [4]]}}, "2 rewards for 1 rollouts"),
-        ({"a": ["p1"]}, {"advantages": [[1, 2, 3]]}, "advantages must be given by stage"),
+        ([], {}, "at least one rollout"),
+        (["p1", "p2"], {}, "rollouts on p1, p2; give those on one photo"),
+        (["p1"], {"rewards": [[1, 2, 3], [4]]}, "2 rewards for 1 rollouts"),
     ],
 )
 def test_what_a_viewer_cannot_show_is_refused(make_trajectory, image, ids, more, message):
-    stages = {stage: [make_trajectory(photo_id) for photo_id in some] for stage, some in ids.items()}
     with pytest.raises(ValueError, match=message):
-        TrajectoryViewer(stages, image, TINY, **more)
+        TrajectoryViewer({photo_id: make_trajectory(photo_id) for photo_id in ids}, image, TINY, **more)
 
 
 def test_tokens_that_carry_loss_are_blue_runs_are_counted_and_markup_is_escaped():

@@ -13,7 +13,7 @@ Decision: what a reviewer said about one trajectory
 review_key: what a decision names a trajectory by
 read_review: the decisions in a reviewer's file
 changed_photos: photos that were decided on another trajectory
-apply_review: accepted trajectories, labelled as reviewed
+apply_review: trajectories as a review leaves them
 merge_reviews: what two reviewers agree on, and what not
 sample_counts: how many samples of each further kind are wanted
 answered_directly: whether a trajectory shows when not to search

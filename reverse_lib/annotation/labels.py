@@ -16,12 +16,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 
 import pandas as pd
 
 from reverse_lib.annotation.teachers import AnnotationStopped
 from reverse_lib.environment import NO_TURNS, AgentError, AgentRefused, assistant_message, text_block
+from reverse_lib.profiles import FAILURES_IN_A_ROW
 from reverse_lib.search import TEXT
 from reverse_lib.trajectory import SEARCH_TOOLS, Journal, Observation, Trajectory, Turn, cited_indices, parse_turn
 
@@ -41,11 +42,10 @@ TRUTH = "The photo was taken here: "
 
 def searches(trajectory: Trajectory) -> dict[int, Observation]:
     """Each search that brought results, by the turn (from 1) that made it."""
-    observations = ((turn, step.observation) for turn, step in enumerate(trajectory.steps, start=1))
     return {
-        turn: observation
-        for turn, observation in observations
-        if observation and observation.tool in SEARCH_TOOLS and observation.status == "ok" and observation.results
+        turn: call
+        for turn, step in enumerate(trajectory.steps, start=1)
+        if (call := step.observation) and call.tool in SEARCH_TOOLS and call.status == "ok" and call.results
     }
 
 
@@ -57,7 +57,11 @@ def as_flags(useful: Iterable[int], n: int) -> Flags:
 
 def declared(trajectories: Sequence[Trajectory]) -> Labels:
     """What the turn after each search lists as `<useful>`; a search without a readable list is not labelled."""
-    return _read_next_turns(trajectories, lambda turn, n: turn.useful)
+    return {
+        key: as_flags(turn.useful, len(search.results))
+        for key, search, turn in _every_search(trajectories)
+        if turn and turn.useful is not None
+    }
 
 
 def cited(trajectories: Sequence[Trajectory], after: str = "") -> Labels:
@@ -68,19 +72,19 @@ def cited(trajectories: Sequence[Trajectory], after: str = "") -> Labels:
         after: Only what follows the first of these words counts, such as " Use ": what a teacher cites may be what it
             rejects.
     """
-
-    def positions(turn: Turn, n: int) -> set[int] | None:
-        think = turn.think or ""
-        return cited_indices(think.partition(after)[2] if after else think, n) or None
-
-    return _read_next_turns(trajectories, positions)
+    labels: Labels = {}
+    for key, search, turn in _every_search(trajectories):
+        think, n = (turn.think if turn else None) or "", len(search.results)
+        if positions := cited_indices(think.partition(after)[2] if after else think, n):
+            labels[key] = as_flags(positions, n)
+    return labels
 
 
 def carried(trajectories: Sequence[Trajectory]) -> Labels:
     """The labels that the results themselves carry."""
     return {
         key: as_flags(search.useful, len(search.results))
-        for key, search in _every_search(trajectories).items()
+        for key, search, _ in _every_search(trajectories)
         if search.labelled
     }
 
@@ -90,7 +94,6 @@ def judged(
     judge: Callable,
     file: str | os.PathLike[str] | None = None,
     only: set[tuple[int, int]] | None = None,
-    in_a_row: int = 5,
 ) -> Labels:
     """What a judge says that sees results and truth: one request a search, a second one where it can't be read.
 
@@ -99,26 +102,26 @@ def judged(
         judge: An agent as `environment.rollout` takes it, such as a `models.Endpoint`, then asked without tools.
         file: A `.jsonl` file that keeps each verdict at once; what it holds is not asked again.
         only: The searches to judge, as keys of `Labels`; all when None.
-        in_a_row: So many refusals of the endpoint in a row stop the run.
 
     Returns:
         The labels; a search whose verdict could not be read twice, or that the endpoint refuses, has none.
 
     Raises:
-        AnnotationStopped: The endpoint failed; verdicts so far are in the file, if there is one.
+        AnnotationStopped: The endpoint failed, or refused search after search (`profiles.FAILURES_IN_A_ROW`); verdicts
+            so far are in the file, if there is one.
     """
     judge = judge.without_tools() if hasattr(judge, "without_tools") else judge
     name = str(getattr(judge, "name", "") or type(judge).__name__)
     questions = {
         key: (_question(trajectories[key[0]], search), len(search.results))
-        for key, search in _every_search(trajectories).items()
+        for key, search, _ in _every_search(trajectories)
         if trajectories[key[0]].lat is not None and (only is None or key in only)
     }
     by_digest = {_digest(question): (question, n) for question, n in questions.values()}
     journal = Journal(file) if file is not None else None
     verdicts = {row["asked"]: row["useful"] for row in journal.rows if row["judge"] == name} if journal else {}
     waiting = {digest: asked for digest, asked in by_digest.items() if digest not in verdicts}
-    for digest, useful in _ask_all(judge, waiting, in_a_row):
+    for digest, useful in _ask_all(judge, waiting):
         verdicts[digest] = useful
         if journal is not None:
             journal.append({"judge": name, "asked": digest, "useful": useful})
@@ -127,10 +130,7 @@ def judged(
 
 
 def label(
-    trajectories: Sequence[Trajectory],
-    judge: Callable | None = None,
-    file: str | os.PathLike[str] | None = None,
-    carried_as: str = "world",
+    trajectories: Sequence[Trajectory], judge: Callable | None = None, file: str | os.PathLike[str] | None = None
 ) -> list[Trajectory]:
     """Copies of trajectories in which every search is labelled that anyone can label.
 
@@ -140,13 +140,12 @@ def label(
         trajectories: As annotated.
         judge: Asked about searches that nothing else labels, see `judged`; None leaves them unlabelled.
         file: Keeps the judge's verdicts.
-        carried_as: The method of labels that came with the results and have none yet.
 
     Returns:
-        The copies. Each labelled search names its method in `label_method`; addresses of useful results of text
-        searches are added to `evidence`.
+        The copies. Each labelled search names its method in `label_method`, "world" where the labels came with the
+        results; addresses of useful results of text searches are added to `evidence`.
     """
-    unlabelled = {key for key, search in _every_search(trajectories).items() if not search.labelled}
+    unlabelled = {key for key, search, _ in _every_search(trajectories) if not search.labelled}
     labels = {key: ("cited", flags) for key, flags in cited(trajectories).items()}
     labels |= {key: ("declared", flags) for key, flags in declared(trajectories).items()}
     if judge is not None:
@@ -155,9 +154,9 @@ def label(
     copies = copy.deepcopy(list(trajectories))
     for place, turn in sorted(unlabelled & labels.keys()):
         set_labels(copies[place], turn, *labels[place, turn])
-    for step in itertools.chain.from_iterable(trajectory.steps for trajectory in copies):
-        if step.observation and step.observation.labelled:
-            step.observation.label_method = step.observation.label_method or carried_as
+    for observation in itertools.chain.from_iterable(trajectory.observations for trajectory in copies):
+        if observation.labelled:
+            observation.label_method = observation.label_method or "world"
     return copies
 
 
@@ -192,14 +191,12 @@ def agreement(labels: Labels, reference: Labels) -> dict[str, float]:
             counts = f"{len(labels[key])} and {len(reference[key])}"
             raise ValueError(f"search {key}: {counts} results; compare labels of the same trajectories")
     ours, theirs = ([flag for key in shared for flag in flags[key]] for flags in (labels, reference))  # (n,)
-    undefined = dict.fromkeys(("precision", "recall", "kappa"), math.nan)
-    counts = {"n": len(ours), "covered": len(shared) / len(reference) if reference else math.nan}
-    if not ours:
-        return undefined | counts
-    return counts | {
-        "precision": precision_score(theirs, ours, zero_division=math.nan),
-        "recall": recall_score(theirs, ours, zero_division=math.nan),
+    return {
+        "precision": precision_score(theirs, ours, zero_division=math.nan) if ours else math.nan,
+        "recall": recall_score(theirs, ours, zero_division=math.nan) if ours else math.nan,
         "kappa": cohen_kappa_score(ours, theirs) if len({*ours, *theirs}) > 1 else math.nan,
+        "n": len(ours),
+        "covered": len(shared) / len(reference) if reference else math.nan,
     }
 
 
@@ -215,27 +212,14 @@ def agreement_table(labels: Mapping[str, Labels]) -> pd.DataFrame:
     return pd.DataFrame(rows, index, ["precision", "recall", "kappa", "n", "covered"])
 
 
-def _every_search(trajectories: Sequence[Trajectory]) -> dict[tuple[int, int], Observation]:
-    """Each search that brought results, by the keys of `Labels`."""
-    return {
-        (place, turn): search
-        for place, trajectory in enumerate(trajectories)
-        for turn, search in searches(trajectory).items()
-    }
-
-
-def _read_next_turns(
-    trajectories: Sequence[Trajectory], positions: Callable[[Turn, int], Iterable[int] | None]
-) -> Labels:
-    """Labels of each search by what `positions(turn after it, number of results)` reads there; None says nothing."""
-    turns = [trajectory.turns() for trajectory in trajectories]
-    labels: Labels = {}
-    for (place, turn), search in _every_search(trajectories).items():
-        n = len(search.results)
-        useful = positions(turns[place][turn], n) if turn < len(turns[place]) else None  # `turn` is from 1: the next
-        if useful is not None:
-            labels[place, turn] = as_flags(useful, n)
-    return labels
+def _every_search(
+    trajectories: Sequence[Trajectory],
+) -> Iterator[tuple[tuple[int, int], Observation, Turn | None]]:
+    """Each search that brought results: its key in `Labels`, itself, and the turn after it, if there is one."""
+    for place, trajectory in enumerate(trajectories):
+        following = [*trajectory.turns()[1:], None]
+        for turn, search in searches(trajectory).items():
+            yield (place, turn), search, following[turn - 1]
 
 
 def _question(trajectory: Trajectory, search: Observation) -> str:
@@ -249,30 +233,29 @@ def _digest(question: str) -> str:
     return hashlib.sha256(question.encode("utf-8", "replace")).hexdigest()[:16]
 
 
-def _ask_all(
-    judge: Callable, questions: Mapping[str, tuple[str, int]], in_a_row: int
-) -> Iterator[tuple[str, list[int] | None]]:
+def _ask_all(judge: Callable, questions: Mapping[str, tuple[str, int]]) -> Iterator[tuple[str, list[int] | None]]:
     """Verdicts by digest as they come in; after a failure nothing more is asked, and what is under way comes in."""
     refused, failure = 0, None
     pool = ThreadPoolExecutor(getattr(judge, "concurrency", 1))
     try:
         futures = {pool.submit(_verdict, judge, *question): digest for digest, question in questions.items()}
         for future in as_completed(futures):
-            error = None if future.cancelled() else future.exception()
-            refused = refused + 1 if isinstance(error, AgentRefused) else 0
-            if error is not None and (refused == 0 or refused >= in_a_row):
-                failure = failure or error
-                for other in futures:
-                    other.cancel()
-            elif error is None and not future.cancelled():
+            try:
                 yield futures[future], future.result()
+                refused = 0
+            except AgentError as error:
+                refused = refused + 1 if isinstance(error, AgentRefused) else FAILURES_IN_A_ROW
+                if refused >= FAILURES_IN_A_ROW:
+                    failure = failure or error
+                    for other in futures:
+                        other.cancel()
+            except CancelledError:
+                continue
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    if isinstance(failure, AgentError):
+    if failure is not None:
         stopped = f"{failure}. Verdicts so far are kept, where a file was given; run it again"
         raise AnnotationStopped(stopped) from failure
-    if failure is not None:
-        raise failure
 
 
 def _verdict(judge: Callable, question: str, n: int) -> list[int] | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reverse_lib.geo import BoxError, as_box, box_iou
+from reverse_lib.profiles import SAME_REGION_IOU
 from reverse_lib.search import IMAGE, TEXT
 from reverse_lib.trajectory import Trajectory
 
@@ -31,12 +32,11 @@ class Region:
     paid: int
 
 
-def useful_regions(trajectories: Iterable[Trajectory], min_iou: float = 0.5) -> dict[str, list[Region]]:
+def useful_regions(trajectories: Iterable[Trajectory]) -> dict[str, list[Region]]:
     """Regions of each photo that paid off at least once, the most often paying first.
 
     Args:
         trajectories: Of any photos, with labelled searches.
-        min_iou: Boxes that overlap a region's mean box this much belong to it.
 
     Returns:
         By photo id; a photo where nothing paid has none.
@@ -47,7 +47,7 @@ def useful_regions(trajectories: Iterable[Trajectory], min_iou: float = 0.5) -> 
     tries: dict[str, Tries] = defaultdict(list)
     for trajectory in trajectories:
         tries[trajectory.photo_id] += searched_boxes(trajectory)
-    return {photo_id: _merged(boxes, min_iou) for photo_id, boxes in tries.items()}
+    return {photo_id: _merged(boxes) for photo_id, boxes in tries.items()}
 
 
 def searched_boxes(trajectory: Trajectory) -> Tries:
@@ -74,11 +74,12 @@ def searched_boxes(trajectory: Trajectory) -> Tries:
     return tries
 
 
-def _merged(tries: Tries, min_iou: float) -> list[Region]:
+def _merged(tries: Tries) -> list[Region]:
+    """Each box joins the region whose mean box it overlaps most, if enough, else begins one."""
     groups: list[Tries] = []
     for box, paid in tries:
         overlaps = [box_iou(_mean(group), box) for group in groups]
-        if overlaps and max(overlaps) >= min_iou:
+        if overlaps and max(overlaps) >= SAME_REGION_IOU:
             groups[overlaps.index(max(overlaps))].append((box, paid))
         else:
             groups.append([(box, paid)])

@@ -7,7 +7,7 @@ decide, in a notebook.
 
     log = ReviewLog("outputs/review_ann.jsonl", "ann")
     log.decide(trajectory, "accept", {2: (False, True)}, {"region 1": [100, 200, 300, 400]})
-    accepted = apply_review(trajectories, read_review("outputs/review_ann.jsonl"))
+    reviewed = apply_review(trajectories, read_review("outputs/review_ann.jsonl"))
     merged = merge_reviews("outputs/review_ann.jsonl", "outputs/review_bob.jsonl")
 """
 
@@ -29,6 +29,7 @@ from scipy.optimize import linear_sum_assignment
 
 from reverse_lib.annotation.labels import Flags, agreement, as_flags, searches, set_labels
 from reverse_lib.geo import BoxError, as_box, box_iou
+from reverse_lib.profiles import SAME_REGION_IOU
 from reverse_lib.search import TEXT
 from reverse_lib.trajectory import Journal, Trajectory
 
@@ -194,15 +195,15 @@ def _standing(journal: Journal) -> list[Decision]:
 def _decision(row: dict[str, Any]) -> Decision:
     """Builds a decision from its JSON form, every field checked."""
     row = {"labels": [], "boxes": {}, "note": ""} | row
-    if unknown := sorted(set(row) - {item.name for item in dataclasses.fields(Decision)}):
-        raise ValueError(f"unknown field {unknown[0]!r}")
-    for name in ("photo_id", "digest", "reviewer", "time", "verdict", "note"):
-        if not isinstance(row.get(name), str):
-            raise ValueError(f"{name} is {row.get(name)!r:.80}, expected text")
+    names = [item.name for item in dataclasses.fields(Decision)]
+    types = dict.fromkeys(names, (str, "text")) | {"labels": (list, "a list"), "boxes": (dict, "an object")}
+    for name in types | row:
+        if name not in types:
+            raise ValueError(f"unknown field {name!r}")
+        if not isinstance(row.get(name), types[name][0]):
+            raise ValueError(f"{name} is {row.get(name)!r:.80}, expected {types[name][1]}")
     if row["verdict"] not in (*VERDICTS, _UNDO):
         raise ValueError(f"verdict {row['verdict']!r}, expected one of {', '.join((*VERDICTS, _UNDO))}")
-    if not isinstance(row["labels"], list) or not isinstance(row["boxes"], dict):
-        raise ValueError("labels must be a list and boxes an object")
     return Decision(**row | {"labels": dict(map(_flags, row["labels"])), "boxes": _boxes(row["boxes"])})
 
 
@@ -248,19 +249,16 @@ def changed_photos(trajectories: Iterable[Trajectory], decisions: Iterable[Decis
     return sorted({photo_id for photo_id, _ in decided - given} & {photo_id for photo_id, _ in given - decided})
 
 
-def apply_review(
-    trajectories: Iterable[Trajectory], decisions: Iterable[Decision], keep_open: bool = False
-) -> list[Trajectory]:
-    """Accepted trajectories, labelled as reviewed.
+def apply_review(trajectories: Iterable[Trajectory], decisions: Iterable[Decision]) -> list[Trajectory]:
+    """Trajectories as a review leaves them: accepted ones labelled as reviewed, rejected ones gone, others as they are.
 
     Args:
-        trajectories: Those that were reviewed, or some of them; they stay as they are.
+        trajectories: Those that were reviewed, or some of them; they are not changed.
         decisions: Of `read_review` or `merge_reviews`.
-        keep_open: Whether those that nobody accepted or rejected come back, too, as they are.
 
     Returns:
-        A copy of each accepted one: every reviewed result says whether it is useful, `label_method` is METHOD, regions
-        are the boxes that were kept, evidence is what was ticked in text searches, `extra["review"]` says who and when.
+        Accepted ones are copies: every reviewed result says whether it is useful, `label_method` is METHOD, regions are
+        the boxes that were kept, evidence is what was ticked in text searches, `extra["review"]` says who and when.
 
     Raises:
         ValueError: A photo was decided on another trajectory than the one given, or labels are of no search of it.
@@ -275,10 +273,9 @@ def apply_review(
     rows = []
     for trajectory in trajectories:
         decision = by_key.get(review_key(trajectory))
-        if decision and decision.verdict == "accept":
-            rows.append(_reviewed(trajectory, decision))
-        elif keep_open and not (decision and decision.verdict == "reject"):
-            rows.append(trajectory)
+        verdict = decision.verdict if decision else "skip"
+        if verdict != "reject":
+            rows.append(_reviewed(trajectory, decision) if verdict == "accept" else trajectory)
     return rows
 
 
@@ -305,25 +302,23 @@ class Merged:
         disagreements: A row a disagreement: photo_id, digest, what ("verdict", "result" or "box"), where ("turn 2,
             result 3", or the box), and under each reviewer's name what that one said.
         kappa: Cohen's kappa of the ticks of trajectories that both accepted; NaN where both always said one thing.
-        ticks: Results that it is computed from.
     """
 
     decisions: list[Decision]
     disagreements: pd.DataFrame
     kappa: float
-    ticks: int
 
 
-def merge_reviews(file_a: str | os.PathLike[str], file_b: str | os.PathLike[str], min_iou: float = 0.5) -> Merged:
+def merge_reviews(file_a: str | os.PathLike[str], file_b: str | os.PathLike[str]) -> Merged:
     """Compares two reviewers' files.
 
-    Results and boxes are compared where both accepted. Where one skipped or has not decided yet and the other has, the
-    verdict is a disagreement; where neither has decided, there is nothing to list.
+    Results and boxes are compared where both accepted; boxes that overlap enough (`profiles.SAME_REGION_IOU`) are one.
+    Where one skipped or has not decided yet and the other has, the verdict is a disagreement; where neither has
+    decided, there is nothing to list.
 
     Args:
         file_a: The first reviewer's.
         file_b: The second's.
-        min_iou: Boxes that overlap this much are one.
 
     Raises:
         FileNotFoundError: One is missing.
@@ -335,15 +330,14 @@ def merge_reviews(file_a: str | os.PathLike[str], file_b: str | os.PathLike[str]
     agreed, rows, ticks_a, ticks_b = [], [], {}, {}
     for place, key in enumerate({**of_a, **of_b}):
         a, b = of_a.get(key), of_b.get(key)
-        differences, joint = _compare(a, b, min_iou)
+        differences, joint = _compare(a, b)
         rows += [(*key, *difference) for difference in differences]
         agreed += [joint] if joint else []
         if a and b and a.verdict == b.verdict == "accept":
             ticks_a |= {(place, turn): flags for turn, flags in a.labels.items()}
             ticks_b |= {(place, turn): flags for turn, flags in b.labels.items()}
-    quality = agreement(ticks_a, ticks_b)
     disagreements = pd.DataFrame(rows, columns=["photo_id", "digest", "what", "where", name_a, name_b])
-    return Merged(agreed, disagreements, quality["kappa"], quality["n"])
+    return Merged(agreed, disagreements, agreement(ticks_a, ticks_b)["kappa"])
 
 
 def _one_reviewer(path: str | os.PathLike[str]) -> tuple[str, dict[Key, Decision]]:
@@ -354,7 +348,7 @@ def _one_reviewer(path: str | os.PathLike[str]) -> tuple[str, dict[Key, Decision
     return names[0], decisions
 
 
-def _compare(a: Decision | None, b: Decision | None, min_iou: float) -> tuple[list[tuple[str, ...]], Decision | None]:
+def _compare(a: Decision | None, b: Decision | None) -> tuple[list[tuple[str, ...]], Decision | None]:
     """How two decisions on one trajectory differ (what, where, what either says), and what they agree on."""
     verdict_a, verdict_b = (decision.verdict if decision else "undecided" for decision in (a, b))
     if verdict_a != verdict_b:
@@ -377,20 +371,17 @@ def _compare(a: Decision | None, b: Decision | None, min_iou: float) -> tuple[li
         for i, (x, y) in enumerate(zip(flags, b.labels.get(turn, flags), strict=True), start=1)
         if x != y
     ]
-    means, lone = _match_boxes(list(a.boxes.values()), list(b.boxes.values()), min_iou)
+    means, lone = _match_boxes(list(a.boxes.values()), list(b.boxes.values()))
     differences += [("box", *row) for row in lone]
     boxes = {f"region {i}": box for i, box in enumerate(means, start=1)}
     return differences, None if differences else dataclasses.replace(joint, boxes=boxes)
 
 
-def _match_boxes(
-    a: Sequence[list[int]], b: Sequence[list[int]], min_iou: float
-) -> tuple[list[list[int]], list[tuple[str, str, str]]]:
+def _match_boxes(a: Sequence[list[int]], b: Sequence[list[int]]) -> tuple[list[list[int]], list[tuple[str, str, str]]]:
     """The means of boxes that pair up, and for each that does not: the box, and what either says of it."""
     overlaps = np.array([[box_iou(x, y) for y in b] for x in a]).reshape(len(a), len(b))  # (a, b)
-    pairs = {
-        i: j for i, j in zip(*linear_sum_assignment(overlaps, maximize=True), strict=True) if overlaps[i, j] >= min_iou
-    }
+    matched = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
+    pairs = {i: j for i, j in matched if overlaps[i, j] >= SAME_REGION_IOU}
     means = [[round((p + q) / 2) for p, q in zip(a[i], b[j], strict=True)] for i, j in pairs.items()]
     lone = [(str(box), "this box", _nearest(overlaps[i])) for i, box in enumerate(a) if i not in pairs]
     lone += [(str(box), _nearest(overlaps[:, j]), "this box") for j, box in enumerate(b) if j not in pairs.values()]

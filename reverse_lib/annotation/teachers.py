@@ -12,11 +12,11 @@ import dataclasses
 import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from reverse_lib.environment import TINY, UNREADABLE, AgentError, AgentRefused, Interface, Rollout, rollout
+from reverse_lib.environment import TINY, UNREADABLE, AgentError, AgentRefused, Interface, rollout
 from reverse_lib.photos import Photo, PhotoError
-from reverse_lib.profiles import TEACHER_BUDGETS
+from reverse_lib.profiles import FAILURES_IN_A_ROW, TEACHER_BUDGETS
 from reverse_lib.search import SearchBackend
 from reverse_lib.trajectory import Journal, Trajectory
 
@@ -33,14 +33,12 @@ class Annotation:
         trajectories: In the order of the photos.
         left_out: Photos without a trajectory and why, by id: unreadable ones, and those that the endpoint refused. They
             are asked again the next time.
-        resumed: Trajectories that an earlier run had made.
-        set_aside: What was done about a line that a kill cut short; "" if there was none.
+        resumed: How many of the trajectories an earlier run had made.
     """
 
     trajectories: list[Trajectory]
-    left_out: dict[str, str] = field(default_factory=dict)
-    resumed: int = 0
-    set_aside: str = ""
+    left_out: dict[str, str]
+    resumed: int
 
     def usage(self) -> dict[str, float]:
         """Requests, tokens and cost of all trajectories, those of earlier runs too; empty for an agent without."""
@@ -50,42 +48,12 @@ class Annotation:
         return dict(total)
 
 
-class _Keeper:
-    """Writes what ends well, and says when too much in a row does not."""
-
-    def __init__(self, journal: Journal, in_a_row: int, progress: Callable[[int], object]):
-        self.journal, self.in_a_row, self.progress = journal, in_a_row, progress
-        self.made: list[Trajectory] = []
-        self.left_out: dict[str, str] = {}
-        self.failures = 0
-
-    def finished(self, trajectory: Trajectory, _run: Rollout) -> None:
-        observations = trajectory.observations
-        trajectory.extra["n_nudges"] = sum(observation.tool == UNREADABLE for observation in observations)
-        self.journal.append(trajectory.to_dict())
-        self.made.append(trajectory)
-        self.progress(1)
-        was_let_down = any(observation.status == "service_error" for observation in observations)
-        self.failures = self.failures + 1 if was_let_down else 0
-        if self.failures >= self.in_a_row:
-            raise AnnotationStopped(f"the search service failed on {self.failures} photos in a row")
-
-    def failed(self, photo_id: str, error: Exception) -> bool:
-        if not isinstance(error, PhotoError | AgentRefused):
-            return False
-        self.left_out[photo_id] = str(error)
-        self.failures += 1
-        return self.failures < self.in_a_row
-
-
 def annotate(
     teacher: Callable,
     photos: Sequence[Photo],
     search: SearchBackend,
     file: str | os.PathLike[str],
     interface: Interface | None = None,
-    batch_size: int = 32,
-    in_a_row: int = 5,
     progress: Callable[[int], object] = lambda n: None,
 ) -> Annotation:
     """Lets a teacher work on photos, within `profiles.TEACHER_BUDGETS`, and keeps each trajectory as soon as it ends.
@@ -96,9 +64,6 @@ def annotate(
         search: Answers the teacher's searches.
         file: A `.jsonl` file of trajectories. What it holds of these photos is not asked again; others stay in it.
         interface: How things are shown; None for the teacher's own, or TINY.
-        batch_size: Conversations at a time.
-        in_a_row: So many photos in a row that can't be read, are refused by the endpoint or let down by the search
-            service stop the run.
         progress: Called with the number of trajectories that are there: first with the resumed ones, then one by one.
 
     Returns:
@@ -106,31 +71,53 @@ def annotate(
 
     Raises:
         ValueError: The file belongs to another teacher or interface, or can't be read.
-        AnnotationStopped: The endpoint failed, or too much in a row did; what is done is in the file.
+        AnnotationStopped: The endpoint failed, or photo after photo could not be read, was refused by the endpoint or
+            let down by the search service (`profiles.FAILURES_IN_A_ROW`); what is done is in the file.
     """
     interface = interface or getattr(teacher, "interface", TINY)
     journal = Journal(file)
     earlier = _earlier(journal, str(getattr(teacher, "name", "") or type(teacher).__name__), interface)
     waiting = [photo for photo, row in zip(photos, _by_photo(earlier, photos), strict=True) if row is None]
-    resumed, keeper = len(photos) - len(waiting), _Keeper(journal, in_a_row, progress)
+    resumed = len(photos) - len(waiting)
     progress(resumed)
-    settings = dict(interface=interface, budgets=TEACHER_BUDGETS, batch_size=batch_size)
+    finished: list[Trajectory] = []
+    left_out: dict[str, str] = {}
+    failures = 0  # in a row
+
+    def keep(trajectory: Trajectory, _) -> None:
+        nonlocal failures
+        trajectory.extra["n_nudges"] = sum(observation.tool == UNREADABLE for observation in trajectory.observations)
+        journal.append(trajectory.to_dict())
+        finished.append(trajectory)
+        progress(1)
+        failures = failures + 1 if trajectory.service_failed else 0
+        if failures >= FAILURES_IN_A_ROW:
+            raise AnnotationStopped(f"the search service failed on {failures} photos in a row")
+
+    def leave_out(photo_id: str, error: Exception) -> bool:
+        nonlocal failures
+        if not isinstance(error, PhotoError | AgentRefused):
+            return False
+        left_out[photo_id] = str(error)
+        failures += 1
+        return failures < FAILURES_IN_A_ROW
+
     try:
-        rollout(teacher, waiting, search, **settings, on_finished=keeper.finished, on_error=keeper.failed)
+        rollout(teacher, waiting, search, interface, TEACHER_BUDGETS, on_finished=keep, on_error=leave_out)
     except (AgentError, PhotoError, AnnotationStopped) as error:
         raise AnnotationStopped(
-            f"{error}. {resumed + len(keeper.made)} of {len(photos)} photos are done and kept in {journal.path}; "
+            f"{error}. {resumed + len(finished)} of {len(photos)} photos are done and kept in {journal.path}; "
             "when that is put right, run the same again: it goes on from there and asks nothing twice"
         ) from error
-    rows = [row for row in _by_photo([*earlier, *keeper.made], photos) if row is not None]
-    return Annotation(rows, keeper.left_out, resumed, journal.set_aside)
+    rows = [row for row in _by_photo([*earlier, *finished], photos) if row is not None]
+    return Annotation(rows, left_out, resumed)
 
 
 def without_nudges(trajectory: Trajectory) -> Trajectory:
     """The same rollout as if each turn had been readable at once, for a student to learn from.
 
     Turns that neither call nor answer are left out with what was said to them; `extra["n_nudges"]` keeps their number,
-    so that `FilterRules.max_nudges` still sees it. A last turn that could not be read stays.
+    so that `filter_trajectories` still sees it. A last turn that could not be read stays.
     """
     steps = [step for step in trajectory.steps if step.observation is None or step.observation.tool != UNREADABLE]
     return dataclasses.replace(trajectory, steps=steps, extra=dict(trajectory.extra))

@@ -25,22 +25,13 @@ HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided at this size"
 
 @dataclass(frozen=True)
 class Claim:
-    """One relation between two variants.
+    """One relation between two variants."""
 
-    Attributes:
-        says: In words.
-        source: PAPER, or UNTESTED where the paper leaves it open.
-        metric: A column that `metrics.compare` knows.
-        before: Variant that is said to have less of the metric, or more of it if `rises` is False.
-        after: The other variant.
-        rises: Whether the metric is said to be higher after.
-    """
-
-    says: str
-    source: str
-    metric: str
-    before: str
-    after: str
+    says: str  # in words
+    source: str  # PAPER, or UNTESTED where the paper leaves it open
+    metric: str  # one of METRICS
+    before: str  # the variant that is said to have less of it, or more if `rises` is False
+    after: str  # the other variant
     rises: bool = True
 
 
@@ -97,31 +88,21 @@ def replicate(
 
 
 def effects(
-    runs: pd.DataFrame,
-    baseline: str = FULL,
-    metrics: Sequence[str] = METRICS,
-    samples: int = EvaluationConfig.bootstrap,
+    runs: pd.DataFrame, metrics: Sequence[str] = METRICS, samples: int = EvaluationConfig.bootstrap
 ) -> pd.DataFrame:
-    """Every variant against the baseline: what changing it from the baseline to the variant did.
+    """What each way of training changed: every variant against the full method.
 
     Args:
-        runs: The table of `training.load_runs`.
-        baseline: Name of a variant.
+        runs: The table of `training.load_runs`, with runs of FULL.
         metrics: Names out of `evaluation.METRICS`.
         samples: Bootstrap resamples.
 
     Returns:
-        Index (variant, metric); the columns of `evaluation.compare`, variant minus baseline, averaged over the seeds
-        that both were trained with, and their number, `seeds`. A variant that shares no seed with the baseline is left
-        out.
-
-    Raises:
-        KeyError: There is no such baseline.
+        Index (variant, metric); the columns of `evaluation.compare`, variant minus full method, averaged over the seeds
+        that both were trained with, and their number, `seeds`. A variant that shares no seed with it is left out.
     """
-    names = runs["variant"].unique().tolist()
-    if baseline not in names:
-        raise KeyError(f"effects: no runs of {baseline!r} among {', '.join(names)}")
-    tables = {name: _compared(runs, baseline, name, metrics, samples) for name in names if name != baseline}
+    names = [name for name in runs["variant"].unique() if name != FULL]
+    tables = {name: _compared(runs, FULL, name, metrics, samples) for name in names}
     tables = {name: table for name, table in tables.items() if table is not None}
     return pd.concat(tables, names=["variant"]) if tables else pd.DataFrame()
 
@@ -148,10 +129,7 @@ def _needed(row: Mapping[str, float]) -> float:
 
 def markdown(table: pd.DataFrame) -> str:
     """The table of `replicate` as a Markdown table: a claim a row, shares in points."""
-    lines = [
-        "| claim | source | difference (95 % interval) | photos × seeds | verdict |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines = ["| claim | source | difference (95 % interval) | photos × seeds | verdict |", "| --- " * 5 + "|"]
     for row in table.to_dict("records"):
         factor, digits, unit = (100, 1, " points") if row["metric"].startswith("within_") else (1, 3, "")
         numbers = (f"{row[key] * factor:+.{digits}f}" for key in ("value", "low", "high"))

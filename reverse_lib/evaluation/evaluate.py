@@ -30,7 +30,6 @@ from reverse_lib.reward import score
 from reverse_lib.search import SearchBackend
 from reverse_lib.trajectory import TOOLS, Journal, Observation, Trajectory, atomic_file, save_trajectories
 
-_CALLS = dict(zip(("calls_zoom", "calls_image", "calls_text"), TOOLS, strict=True))
 RUN_FILE, TRAJECTORIES, RESULTS = "run.json", "trajectories.jsonl", "results.parquet"
 _SETTINGS = ("temperature", "max_tokens", "image_px")  # of an agent on a server: what changes its answers
 _WEIGHTS_READ = 64  # numbers of each matrix that go into the fingerprint; training changes them all
@@ -69,14 +68,16 @@ def evaluate(
     Raises:
         ValueError: No photos, a photo without known place, the same photo id twice, or a folder of another run.
     """
-    photos, budgets = list(photos), budgets or Budgets()
-    _check(photos)
-    by_id = {photo.photo_id: photo for photo in photos}
-    settings = dict(interface=interface, budgets=budgets, tools=tools)
+    by_id = _by_id(photos)
+    progress, settings = (
+        progress or (lambda ended: None),
+        dict(interface=interface, budgets=budgets or Budgets(), tools=tools),
+    )
     journal, finished = None, {}
     if folder is not None:
-        journal = _opened(Path(folder), _facts(agent, photos, search, **settings))
+        journal = _opened(Path(folder), _facts(agent, by_id.values(), search, **settings))
         finished = _served(journal)
+        progress(len(finished))
 
     def keep(trajectory: Trajectory, run: Rollout | None = None) -> None:
         if run is not None:
@@ -92,13 +93,10 @@ def evaluate(
         truth = dict(lat=photo.lat, lon=photo.lon, country=photo.country, city=photo.city, regions=photo.regions)
         extra = {"error": str(error)}
         keep(Trajectory(photo_id, **truth, agent=_name(agent), end="service_error", extra=extra))
-        if progress is not None:
-            progress(1)
+        progress(1)
         return True
 
-    if finished and progress is not None:
-        progress(len(finished))
-    missing = [photo for photo in photos if photo.photo_id not in finished]
+    missing = [photo for photo_id, photo in by_id.items() if photo_id not in finished]
     running = dict(batch_size=batch_size, progress=progress, on_finished=keep, on_error=goes_on)
     rollout(agent, missing, search, **settings, **running)
     frame = to_frame(finished[photo_id] for photo_id in by_id)
@@ -114,14 +112,19 @@ def service_failed(frame: pd.DataFrame) -> list[str]:
     return frame.loc[frame["end"] == "service_error", "photo_id"].tolist()
 
 
-def _check(photos: Sequence[Photo]) -> None:
+def _by_id(photos: Sequence[Photo]) -> dict[str, Photo]:
+    """Photos that can be scored, in their order."""
     if not photos:
         raise ValueError("evaluate: no photos given; ask the world or the folder for at least one")
-    unknown = [p.photo_id for p in photos if p.lat is None or p.lon is None]
-    if unknown:
-        raise ValueError(f"{unknown[0]}: photo without known latitude and longitude cannot be scored; leave it out")
-    if len({p.photo_id for p in photos}) < len(photos):
+    for photo in photos:
+        if photo.lat is None or photo.lon is None:
+            raise ValueError(
+                f"{photo.photo_id}: photo without known latitude and longitude cannot be scored; leave it out"
+            )
+    by_id = {photo.photo_id: photo for photo in photos}
+    if len(by_id) < len(photos):
         raise ValueError("evaluate: a photo id occurs twice; give each photo its own id")
+    return by_id
 
 
 def _name(agent: Callable) -> str:
@@ -154,7 +157,10 @@ def to_frame(trajectories: Iterable[Trajectory]) -> pd.DataFrame:
 def _row(trajectory: Trajectory) -> dict:
     breakdown, answer = score(trajectory), trajectory.answer
     parsed = answer is not None
-    tools = [call.tool for call in trajectory.observations]
+    zoom, image, text = TOOLS
+    calls = trajectory.observations
+    tools = [call.tool for call in calls]
+    hits = [bool(call.useful) for call in calls if call.tool == text and (call.labelled or call.status == "miss")]
     return {
         "photo_id": trajectory.photo_id,
         "lat": trajectory.lat,
@@ -169,10 +175,12 @@ def _row(trajectory: Trajectory) -> dict:
         "parsed": parsed,
         "format": breakdown.format,
         "box_iou": breakdown.box_iou,
-        "query_hit": _query_hit(trajectory),
+        "query_hit": float(any(hits)) if hits else np.nan,
         **_evidence(trajectory),
         "evidence_mcc": breakdown.evidence_mcc,
-        **{column: tools.count(tool) for column, tool in _CALLS.items()},
+        "calls_zoom": tools.count(zoom),
+        "calls_image": tools.count(image),
+        "calls_text": tools.count(text),
         "unreadable": tools.count(UNREADABLE),
         "trusted": sum(len(turn.useful or []) for turn in trajectory.turns()),
         "tokens": trajectory.extra.get("tokens", np.nan),
@@ -187,26 +195,14 @@ def _row(trajectory: Trajectory) -> dict:
     }
 
 
-def _query_hit(trajectory: Trajectory) -> float:
-    """1.0 if a text search brought useful evidence, 0.0 if none did; NaN without one, or where nobody knows."""
-    texts = [call for call in trajectory.observations if call.tool == TOOLS[2]]
-    known = [one.useful for one in texts if one.labelled or one.status == "miss"]
-    return float(any(known)) if known else np.nan
-
-
 def _evidence(trajectory: Trajectory) -> dict[str, float]:
-    """Over the labelled searches, repeated ones left out: the share of the results called useful that are, and the
-    share of the useful ones that were called so. NaN where none was called useful, or none was useful."""
-    calls = useful = hits = 0
-    for shown, called in judged_searches(trajectory):
-        if shown.labelled and not shown.repeated:
-            calls, useful, hits = (
-                calls + len(called),
-                useful + len(shown.useful),
-                hits + len(shown.useful & set(called)),
-            )
+    """Precision and recall of the results called useful, over the labelled searches, repeated ones left out."""
+    searches = [item for item in judged_searches(trajectory) if item[0].labelled and not item[0].repeated]
+    called = sum(len(called) for _, called in searches)
+    useful = sum(len(shown.useful) for shown, _ in searches)
+    hits = sum(len(shown.useful & set(called)) for shown, called in searches)
     return {
-        "evidence_precision": hits / calls if calls else np.nan,
+        "evidence_precision": hits / called if called else np.nan,
         "evidence_recall": hits / useful if useful else np.nan,
     }
 
@@ -219,15 +215,18 @@ def judged_searches(trajectory: Trajectory) -> list[tuple[Observation, list[int]
 
 
 def _opened(folder: Path, facts: dict) -> Journal:
-    """The journal of the run that has these facts, in JSON types.
-
-    Raises:
-        ValueError: The folder holds another run, or a file that is none of a run's; names what differs.
-    """
+    """The journal of the run that has these facts, in JSON types; the folder of another run is refused."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / RUN_FILE
     if file.exists():
-        _check_same_run(file, facts)
+        try:
+            kept = json.loads(file.read_text())
+            names = [name for name in {**kept, **facts} if kept.get(name) != facts.get(name)]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file}: can't be read ({error}); delete its folder or name another") from error
+        if names:
+            other = "; ".join(f"{name} {kept.get(name)!r} there, {facts.get(name)!r} here" for name in names)
+            raise ValueError(f"{folder}: holds another run ({other}); name another folder, or delete this one")
     elif (folder / TRAJECTORIES).exists():
         raise ValueError(f"{folder}: holds trajectories, but no {RUN_FILE} that says whose; name another folder")
     else:
@@ -237,11 +236,7 @@ def _opened(folder: Path, facts: dict) -> Journal:
 
 
 def _served(journal: Journal) -> dict[str, Trajectory]:
-    """Finished trajectories by photo id, the last of each; those left out whose service failed.
-
-    Raises:
-        ValueError: A line is no trajectory; names the file and the photo.
-    """
+    """Finished trajectories by photo id, the last of each; those left out whose service failed."""
     rows = {}
     for row in journal.rows:
         try:
@@ -252,23 +247,16 @@ def _served(journal: Journal) -> dict[str, Trajectory]:
     return {photo_id: row for photo_id, row in rows.items() if not row.service_failed}
 
 
-def _facts(
-    agent: Callable,
-    photos: Sequence[Photo],
-    search: SearchBackend,
-    interface: Interface,
-    budgets: Budgets,
-    tools: Sequence[str],
-) -> dict:
+def _facts(agent: Callable, photos: Iterable[Photo], search: SearchBackend, interface, budgets, tools) -> dict:
     """What makes a run this run and no other, in JSON types; of an agent no text but names: it may be a key."""
     listed = [[photo.photo_id, photo.lat, photo.lon] for photo in photos]
     model, config = getattr(agent, "model", None), getattr(agent, "config", None)
-    names = [field.name for field in dataclasses.fields(agent)] if dataclasses.is_dataclass(agent) else []
-    numbers = {name: getattr(config, name, None) for name in _SETTINGS} | {name: getattr(agent, name) for name in names}
-    facts = {"agent name": _name(agent)}
-    facts |= {"agent model": model} if isinstance(model, str) else {}
-    facts |= {f"agent {name}": value for name, value in numbers.items() if isinstance(value, int | float)}
-    return facts | {
+    numbers = {name: getattr(config, name, None) for name in _SETTINGS}
+    numbers |= {field.name: getattr(agent, field.name) for field in getattr(agent, "__dataclass_fields__", {}).values()}
+    return {
+        "agent name": _name(agent),
+        **({"agent model": model} if isinstance(model, str) else {}),
+        **{f"agent {name}": value for name, value in numbers.items() if isinstance(value, int | float)},
         "agent weights": _weights(model),
         "photos": f"{len(listed)} ({_digest(listed)})",
         "tools": sorted(tools),
@@ -288,14 +276,3 @@ def _weights(model) -> str:
 
 def _digest(value) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
-
-
-def _check_same_run(file: Path, facts: dict) -> None:
-    try:
-        kept = json.loads(file.read_text())
-        names = [name for name in {**kept, **facts} if kept.get(name) != facts.get(name)]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: can't be read ({error}); delete its folder or name another") from error
-    if names:
-        other = "; ".join(f"{name} {kept.get(name)!r} there, {facts.get(name)!r} here" for name in names)
-        raise ValueError(f"{file.parent}: holds another run ({other}); name another folder, or delete this one")

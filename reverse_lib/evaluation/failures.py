@@ -16,7 +16,7 @@ The agent looks, queries, trusts and answers, and the cause is the first link of
 
 Where results carry no labels, steps 4, 5 and 7 can't be told: the cause is `not labelled`. The paper has no such count.
 
-    frame["cause"] = [cause(t) for t in frame["trajectory"]]
+    causes(frame)                                           # a cause a photo
     count_causes({"cold start": cold, "GRPO": rl})          # a row a stage and cause: count, share, low, high
 """
 
@@ -48,13 +48,10 @@ CAUSES = {
 def cause(trajectory: Trajectory) -> str:
     """The one cause of a photo's failure, a key of CAUSES; "none" for a success.
 
-    Args:
-        trajectory: What was done, with the truth about the photo.
-
     Raises:
         ValueError: Nobody knows where the photo was taken.
     """
-    if trajectory.lat is None or trajectory.lon is None:
+    if trajectory.lat is None:
         raise ValueError(
             f"{trajectory.photo_id}: no failure without a truth; give the photo its latitude and longitude"
         )

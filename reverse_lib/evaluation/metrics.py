@@ -41,9 +41,10 @@ LABELS = {
 }
 """Every metric, in order, and what tables call it."""
 METRICS = tuple(LABELS)
-YES_OR_NO = (*METRICS[: len(THRESHOLDS_KM)], "country", "country_of_position", "continent", "parsed")
 NO_DIFFERENCE = "no difference shown at this size"
+_YES_OR_NO = (*METRICS[: len(THRESHOLDS_KM)], "country", "country_of_position", "continent", "parsed")
 _UNTESTED = {"gained": np.nan, "lost": np.nan, "p_mcnemar": np.nan}
+_UNKNOWN = {"value": np.nan, "low": np.nan, "high": np.nan}
 _SAMPLES = EvaluationConfig.bootstrap
 
 
@@ -57,7 +58,7 @@ def summarize(frame: pd.DataFrame, seed: int = 0, samples: int = _SAMPLES) -> pd
     `query_hit` (whether a text search brought useful evidence) those with a text search whose results are labelled,
     `evidence_precision` those that called a labelled result useful, `evidence_recall` those that were shown a useful
     one, `evidence_mcc` those whose searches were labelled, `tokens` (written by the agent) and `seconds` (that its
-    writing took) those of which it is known. Rows whose search service failed are left out of all.
+    writing took) those of which it is known. Rows whose search service failed are left out.
 
     Args:
         frame: The table of `evaluate`.
@@ -70,11 +71,10 @@ def summarize(frame: pd.DataFrame, seed: int = 0, samples: int = _SAMPLES) -> pd
     Raises:
         ValueError: No row is left to summarize.
     """
-    served = frame[frame["end"] != "service_error"] if len(frame) else frame
-    if not len(served):
+    if not len(frame) or (frame["end"] == "service_error").all():
         raise ValueError(f"summarize: none of {len(frame)} photos can be scored; check the search service")
     rows = {}
-    for name, values in per_photo(served).items():
+    for name, values in per_photo(frame).items():
         known = values[np.isfinite(values)]
         average = np.median if name == "median_km" else np.mean
         rows[name] = {**bootstrap(known, average, seed, samples), "n": len(known)}
@@ -112,26 +112,26 @@ def compare(
         ValueError: The tables are not of the same photos, or not as many.
     """
     pairs = [(before, after)] if isinstance(before, pd.DataFrame) else list(zip(before, after, strict=True))
-    _check_same_photos([frame for pair in pairs for frame in pair])
-    known = [[_known(frame.sort_values("photo_id")) for frame in pair] for pair in pairs]
+    check_same_photos([frame for pair in pairs for frame in pair])
+    photos = [[per_photo(frame.sort_values("photo_id")) for frame in pair] for pair in pairs]
     rows = {}
     for name in metrics:
-        differences = np.array([new[name] - old[name] for old, new in known])  # (seeds, photos)
+        differences = np.array([new[name] - old[name] for old, new in photos])  # (seeds, photos)
         mean = pd.DataFrame(differences).mean().dropna().to_numpy()  # (photos known in both,), over the seeds
-        tested = mcnemar(mean) if name in YES_OR_NO and len(pairs) == 1 else _UNTESTED
+        tested = mcnemar(mean) if name in _YES_OR_NO and len(pairs) == 1 else _UNTESTED
         rows[name] = _judged({**bootstrap(mean, np.mean, seed, samples), "n": len(mean), **tested})
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric").astype({"n": int, "shown": bool})
 
 
-def _check_same_photos(frames: Sequence[pd.DataFrame]) -> None:
+def check_same_photos(frames: Sequence[pd.DataFrame]) -> None:
     """Refuses tables that are not of the same photos, or that hold a photo twice."""
     ids = sorted(frames[0]["photo_id"])
     if any(sorted(frame["photo_id"]) != ids for frame in frames) or len(set(ids)) < len(ids):
-        raise ValueError("compare: the tables are not of the same photos; evaluate both runs on one list of photos")
+        raise ValueError("the tables are not of the same photos; ask for all of them with one list of photos")
 
 
 def per_photo(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The number each photo puts into each metric: arrays of shape (photos,), NaN where a metric doesn't apply."""
+    """The number each photo puts into each metric: arrays (photos,), NaN where it doesn't apply or a service failed."""
     km = frame["km"].to_numpy(float)
     full_km = np.where(np.isnan(km), HALF_CIRCUMFERENCE_KM, km)
     columns = dict(zip(METRICS, within(km).T.astype(float), strict=False))  # the first metrics are the thresholds
@@ -142,13 +142,9 @@ def per_photo(frame: pd.DataFrame) -> dict[str, np.ndarray]:
         float,
     )
     unknown = pd.Series(np.nan, frame.index)  # tables of other programs need not hold every column
-    return {name: columns[name] if name in columns else frame.get(name, unknown).to_numpy(float) for name in METRICS}
-
-
-def _known(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """As `per_photo`, but nothing is known of photos whose search service failed."""
     served = frame["end"].to_numpy() != "service_error"
-    return {name: np.where(served, values, np.nan) for name, values in per_photo(frame).items()}
+    values = {name: columns[name] if name in columns else frame.get(name, unknown).to_numpy(float) for name in METRICS}
+    return {name: np.where(served, numbers, np.nan) for name, numbers in values.items()}
 
 
 def same_country(answered: str, truth: str) -> bool:
@@ -166,7 +162,7 @@ def bootstrap(
     draws other photos for the same seed, and published intervals would move.
     """
     if not len(known):
-        return {"value": np.nan, "low": np.nan, "high": np.nan}
+        return _UNKNOWN
     generator = np.random.default_rng(seed)
     picks = generator.integers(0, len(known), (samples, len(known)), dtype=np.int32)  # (samples, n)
     low, high = np.percentile(average(known[picks], axis=1), [2.5, 97.5])
@@ -178,7 +174,7 @@ def share(count: int, n: int) -> dict[str, float]:
     from scipy.stats import binomtest
 
     if not n:
-        return {"value": np.nan, "low": np.nan, "high": np.nan}
+        return _UNKNOWN
     interval = binomtest(int(count), int(n)).proportion_ci(0.95, "wilson")
     return {"value": count / n, "low": float(interval.low), "high": float(interval.high)}
 

@@ -5,12 +5,12 @@ Searches, dates and protocols differ, and few of them print an interval: at 2,99
     published("im2gps3k").loc["REVERSE 4B", "within_25km"]        # 0.483
 """
 
+import numpy as np
 import pandas as pd
 
 from reverse_lib.geo import THRESHOLDS_KM
 
-PAPER = "arXiv 2605.26861"
-OF_THE_PAPER = ("REVERSE 4B", "REVERSE 4B, SFT only", "REVERSE 4B, untuned base")
+BENCHMARKS = ("im2gps3k", "yfcc4k")
 _PER_CENT = {  # system: Im2GPS3k, YFCC4k; within 1, 25, 200, 750, 2500 km, "?" where nothing was found
     "GeoCLIP": ("14.1 34.5 50.7 69.7 83.8", "9.6 19.3 32.6 55.0 74.7"),
     "PIGEOTTO": ("11.3 36.7 53.8 72.4 85.3", "10.4 23.7 40.6 62.2 77.7"),
@@ -26,7 +26,6 @@ _PER_CENT = {  # system: Im2GPS3k, YFCC4k; within 1, 25, 200, 750, 2500 km, "?" 
     "REVERSE 4B, SFT only": ("? 42.5 ? ? ?", "? ? ? ? ?"),
     "REVERSE 4B, untuned base": ("? ? ? ? ?", "? 12.4 ? ? ?"),
 }
-BENCHMARKS = ("im2gps3k", "yfcc4k")
 
 
 def published(benchmark: str) -> pd.DataFrame:
@@ -39,12 +38,11 @@ def published(benchmark: str) -> pd.DataFrame:
         A row a system that reports something; columns within_1km … within_2500km (shares, NaN where nothing is
         reported) and source. Empty for another benchmark: no figure of one applies to the photos of another.
     """
-    column = BENCHMARKS.index(benchmark) if benchmark in BENCHMARKS else None
     names = [f"within_{km}km" for km in THRESHOLDS_KM]
-    rows = {}
-    for system, figures in _PER_CENT.items():
-        shares = [float(x) / 100 for x in figures[column].replace("?", "nan").split()] if column is not None else []
-        if any(share == share for share in shares):
-            source = PAPER if system in OF_THE_PAPER else "as reported by its authors"
-            rows[system] = {**dict(zip(names, shares, strict=True)), "source": source}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "source"]).rename_axis("system")
+    figures = {
+        name: dict(zip(BENCHMARKS, texts, strict=True)).get(benchmark, "? ? ? ? ?") for name, texts in _PER_CENT.items()
+    }
+    shares = {name: [float(x) / 100 for x in text.replace("?", "nan").split()] for name, text in figures.items()}
+    table = pd.DataFrame.from_dict(shares, "index", columns=names).rename_axis("system").dropna(how="all")
+    ours = table.index.str.startswith("REVERSE")
+    return table.assign(source=np.where(ours, "arXiv 2605.26861", "as reported by its authors"))

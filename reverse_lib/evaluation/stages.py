@@ -20,30 +20,23 @@ import pandas as pd
 from reverse_lib.environment import TINY, Interface
 from reverse_lib.evaluation.evaluate import evaluate
 from reverse_lib.evaluation.metrics import LABELS, METRICS, summarize
-from reverse_lib.profiles import EvaluationConfig, Profile
+from reverse_lib.profiles import PROFILES, EvaluationConfig, ModelConfig, Profile
 from reverse_lib.trajectory import TOOLS
 
 TEACHER = "teacher"
-REGIONS = ("sign", "board", "landmark", "none")
+REGIONS = ("sign", "board", "landmark", "none")  # "none": nothing in the photo tells the place
 TEST_SPLITS = ("test-new", "test-seen")
 _PERCENT = ("within_", "country", "continent", "parsed", "query_hit")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One agent to evaluate.
+    """One agent to evaluate."""
 
-    Attributes:
-        key: Short name, for files and metrics.
-        name: What tables and figures call it.
-        model: A checkpoint folder or Hugging Face id; "" for the scripted teacher.
-        tools: The tools it is offered.
-    """
-
-    key: str
-    name: str
-    model: str
-    tools: tuple[str, ...] = TOOLS
+    key: str  # for files and metrics
+    name: str  # what tables and figures call it
+    model: str  # a checkpoint's folder or Hugging Face id; "" for the scripted teacher
+    tools: tuple[str, ...] = TOOLS  # that it is offered
 
 
 def find_stages(profile: Profile) -> tuple[list[Stage], list[str]]:
@@ -58,8 +51,8 @@ def find_stages(profile: Profile) -> tuple[list[Stage], list[str]]:
     folder, shipped = profile.folder / "checkpoints", Path(profile.model.agent).parent
 
     def supervised(name: str) -> str:
-        there = [path / name for path in (folder, shipped) if (path / name / "config.json").is_file()]
-        return str((there or [folder / name])[0])
+        places = [path / name for path in (folder, shipped) if (path / name / "config.json").is_file()]
+        return str(places[0] if places else folder / name)
 
     wanted = (
         (Stage("base", "base", profile.model.base), ""),
@@ -88,18 +81,19 @@ def _exists(model: str, profile: Profile) -> bool:
     return not Path(model).is_relative_to(profile.folder) and not model.startswith(("data/", "outputs/", "/", "."))
 
 
-def load_stage(stage: Stage, world, device: str = "cpu") -> tuple[Callable, Interface]:
-    """A stage as an agent for `rollout`, and how the world is shown to it."""
+def load_stage(stage: Stage, world, config: ModelConfig = PROFILES["cpu"].model) -> tuple[Callable, Interface]:
+    """A stage as an agent for `rollout`, and how the world is shown to it; `config` gives device and longest turn."""
     if not stage.model:
         return world.teacher, TINY
     from reverse_lib.models import load_agent
 
-    agent = load_agent(Path(stage.model) if Path(stage.model).is_dir() else stage.model, device, tools=stage.tools)
+    settings = {"tools": stage.tools, "max_new_tokens": config.max_turn_tokens}
+    agent = load_agent(stage.model, config.device, **settings)
     return agent, agent.interface
 
 
 def evaluate_stage(
-    stage: Stage, world, profile: Profile, progress: Callable | None = None, splits: Sequence[str] = TEST_SPLITS
+    stage: Stage, world, profile: Profile, progress: Callable | None = None
 ) -> tuple[pd.DataFrame, float]:
     """Let a stage answer the test photos of a world, searching live.
 
@@ -108,24 +102,16 @@ def evaluate_stage(
         world: A `World`.
         profile: Gives the number of photos of each split, the batch size and the device.
         progress: Called with the number of photos that were finished.
-        splits: Whose photos.
 
     Returns:
         The table of `evaluation.evaluate` with three more columns (split, region, twin; see `describe`), and the
         seconds it took, loading the model left out.
     """
-    photos = [photo for split in splits for photo in world.photos(split, profile.evaluation.photos)]
-    agent, interface = load_stage(stage, world, profile.model.device)
+    photos = [photo for split in TEST_SPLITS for photo in world.photos(split, profile.evaluation.photos)]
+    agent, interface = load_stage(stage, world, profile.model)
+    settings = {"tools": stage.tools, "batch_size": profile.evaluation.batch_size, "progress": progress}
     started = time.monotonic()
-    frame = evaluate(
-        agent,
-        photos,
-        world.live,
-        interface,
-        tools=stage.tools,
-        batch_size=profile.evaluation.batch_size,
-        progress=progress,
-    )
+    frame = evaluate(agent, photos, world.live, interface, **settings)
     seconds = time.monotonic() - started
     return pd.concat([describe(photos, world), frame], axis=1), seconds
 
@@ -134,36 +120,22 @@ def describe(photos: Sequence, world) -> pd.DataFrame:
     """What there was to find in photos of a world: a row a photo, in order.
 
     Returns:
-        Columns split; region (one of REGIONS; "none" where nothing tells the place); twin (whether
-        another place of the world bears the same name).
+        Columns split; region (one of REGIONS); twin (whether another place of the world bears the same name).
     """
     bearers = Counter(place.name for place in world.places)
-    rows = [
-        {
-            "split": photo.split,
-            "region": next((mark.kind for mark in photo.marks if mark.informative), "none"),
-            "twin": bearers[photo.place.name] > 1,
-        }
-        for photo in photos
-    ]
-    return pd.DataFrame(rows)
+    regions = [next((mark.kind for mark in photo.marks if mark.informative), "none") for photo in photos]
+    twins = [bearers[photo.place.name] > 1 for photo in photos]
+    return pd.DataFrame({"split": [photo.split for photo in photos], "region": regions, "twin": twins})
 
 
 def side_by_side(summaries: Mapping[str, pd.DataFrame], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """Summaries as one table to read: a row a metric, a column a stage, "41 % (34–48)" in each cell.
-
-    Args:
-        summaries: Tables of `evaluation.summarize` by stage name.
-        metrics: Which rows.
-    """
-    table = {
-        name: {LABELS[metric]: _cell(metric, summary.loc[metric]) for metric in metrics}
-        for name, summary in summaries.items()
-    }
-    return pd.DataFrame(table).rename_axis("95 % interval in brackets")
+    """Summaries (by stage) as a table to read: a row a metric, a column a stage, "41 % (34–48)" in each cell."""
+    rows = {LABELS[metric]: [_cell(metric, summary) for summary in summaries.values()] for metric in metrics}
+    return pd.DataFrame.from_dict(rows, "index", columns=list(summaries)).rename_axis("95 % interval in brackets")
 
 
-def _cell(metric: str, row: pd.Series) -> str:
+def _cell(metric: str, summary: pd.DataFrame) -> str:
+    row = summary.loc[metric]
     if not row["n"]:
         return "–"
     share = metric.startswith(_PERCENT)
@@ -174,12 +146,7 @@ def _cell(metric: str, row: pd.Series) -> str:
 
 
 def where_it_fails(frame: pd.DataFrame, samples: int = EvaluationConfig.bootstrap) -> pd.DataFrame:
-    """Accuracy by what there was to find: a row for each kind of photo, with its number and 95 % intervals.
-
-    Args:
-        frame: The table of `evaluate_stage`.
-        samples: Bootstrap resamples.
-    """
+    """Accuracy by what there was to find, out of a table of `evaluate_stage`: a row a kind of photo."""
     twin = frame["twin"].astype(bool)
     groups = {kind: frame[frame["region"] == kind] for kind in REGIONS}
     groups |= {"has a twin": frame[twin], "has no twin": frame[~twin]}
@@ -187,12 +154,9 @@ def where_it_fails(frame: pd.DataFrame, samples: int = EvaluationConfig.bootstra
     for name, group in groups.items():
         if len(group):
             summary = summarize(group, samples=samples)
-            cells = {LABELS[m]: _cell(m, summary.loc[m]) for m in ("within_25km", "within_200km", "country")}
-            rows[name] = {
-                "photos": len(group),
-                **cells,
-                LABELS["median_km"]: f"{summary.loc['median_km', 'value']:,.0f}",
-            }
+            cells = {LABELS[m]: _cell(m, summary) for m in ("within_25km", "within_200km", "country")}
+            cells[LABELS["median_km"]] = f"{summary.loc['median_km', 'value']:,.0f}"
+            rows[name] = {"photos": len(group), **cells}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -205,10 +169,10 @@ def last_stage(stages: Sequence[Stage]) -> Stage:
         ValueError: Neither is among the stages.
     """
     by_key = {stage.key: stage for stage in stages}
-    for key in ("grpo", "agent"):
-        if key in by_key:
-            return by_key[key]
-    raise ValueError(f"no trained agent among the stages {', '.join(by_key)}; run 04_grpo or restore data/models/agent")
+    trained = [by_key[key] for key in ("grpo", "agent") if key in by_key]
+    if not trained:
+        raise ValueError(f"no trained agent among {', '.join(by_key)}; run 04_grpo or restore data/models/agent")
+    return trained[0]
 
 
 def examples(frame: pd.DataFrame) -> dict[str, object]:

@@ -13,7 +13,6 @@ photo and no such radius.
     coverage(radius, table), risk_coverage(table)
 """
 
-import contextlib
 import copy
 import math
 import os
@@ -25,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from reverse_lib.evaluation.evaluate import evaluate
-from reverse_lib.evaluation.metrics import share
+from reverse_lib.evaluation.metrics import check_same_photos, share
 from reverse_lib.geo import HALF_CIRCUMFERENCE_KM, haversine_km, unit_vectors
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import Judging
@@ -70,25 +69,17 @@ def sample_runs(
             raise ValueError(f"sample_runs: {name} has no temperature; give temperature=None if it samples by itself")
         agent = copy.copy(agent)
         agent.temperature = temperature
-    runs = []
-    for i in range(k):
-        place = None if folder is None else Path(folder) / f"sample-{i:02d}"
-        with _seeded(agent, seed + i):
-            runs.append(evaluate(agent, photos, search, folder=place, **settings))
-    return runs
-
-
-@contextlib.contextmanager
-def _seeded(agent: Callable, seed: int):
-    """For the time of the block, where the agent is a torch model: its draws follow from a seed."""
+    folders = [None if folder is None else Path(folder) / f"sample-{i:02d}" for i in range(k)]
     if not hasattr(getattr(agent, "model", None), "named_parameters"):
-        yield
-        return
+        return [evaluate(agent, photos, search, folder=place, **settings) for place in folders]
     import torch
 
+    runs = []
     with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
+        for i, place in enumerate(folders):
+            torch.manual_seed(seed + i)
+            runs.append(evaluate(agent, photos, search, folder=place, **settings))
+    return runs
 
 
 def combine(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -106,8 +97,7 @@ def combine(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
     Raises:
         ValueError: The tables are not of the same photos.
     """
-    if any(sorted(run["photo_id"]) != sorted(runs[0]["photo_id"]) for run in runs):
-        raise ValueError("combine: the tables are not of the same photos; sample one list of photos k times")
+    check_same_photos(runs)
     rows = []
     for photo_id, samples in pd.concat(runs).groupby("photo_id", sort=False):
         truth = samples[["lat", "lon"]].to_numpy(float)[0]
@@ -156,8 +146,8 @@ def geodesic_median(lat: Sequence[float], lon: Sequence[float]) -> tuple[float, 
     around = best + np.vstack([np.zeros(3), _START_RAD * np.eye(3)])
     options = {"initial_simplex": around, "xatol": 1e-10, "fatol": 1e-15, "maxiter": 2000}
     best = min(best, minimize(total_rad, best, method="Nelder-Mead", options=options).x, key=total_rad)
-    x, y, z = best / np.linalg.norm(best)
-    return float(np.degrees(np.arcsin(z))), float(np.degrees(np.arctan2(y, x)))
+    x, y, z = best
+    return math.degrees(math.atan2(z, math.hypot(x, y))), math.degrees(math.atan2(y, x))
 
 
 @dataclass(frozen=True)
@@ -165,15 +155,13 @@ class Radius:
     """How far around the median the truth is to be expected: a factor of the spread, calibrated on other photos.
 
     Attributes:
-        scores: Error over spread of the calibration photos, ascending, apart for guesses (False) and for photos at
-            least half of whose samples are backed by a trusted result (True).
+        scores: Error over spread (and 25 km) of the calibration photos, ascending, apart for guesses (False) and for
+            photos at least half of whose samples are backed by a trusted result (True).
         photo_ids: The calibration photos, which must not be judged by it.
-        floor_km: Added to every spread.
     """
 
     scores: Mapping[bool, tuple[float, ...]]
     photo_ids: frozenset[str] = field(repr=False)
-    floor_km: float = Judging.floor_km
 
     def factor(self, level: float, backed: bool) -> float:
         """The factor that holds a share `level` (0..1) of truths; infinite when the calibration photos are too few."""
@@ -183,11 +171,11 @@ class Radius:
     def km(self, table: pd.DataFrame, level: float) -> np.ndarray:
         """Radii in km, shape (n,), of a table of `combine`: 20,015 km at most, NaN without an answer."""
         factors = np.where(_is_backed(table), self.factor(level, True), self.factor(level, False))
-        return np.minimum(factors * (table["spread_km"].to_numpy(float) + self.floor_km), HALF_CIRCUMFERENCE_KM)
+        return np.minimum(factors * _scale_km(table), HALF_CIRCUMFERENCE_KM)
 
-    def of(self, table: pd.DataFrame, levels: Sequence[float] = Judging.levels) -> pd.DataFrame:
-        """A table of `combine` with a column radius_50_km, radius_90_km, … for each level."""
-        return table.assign(**{f"radius_{100 * level:g}_km": self.km(table, level) for level in levels})
+    def of(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table of `combine` with the columns radius_50_km and radius_90_km."""
+        return table.assign(**{f"radius_{100 * level:g}_km": self.km(table, level) for level in Judging.levels})
 
     def expected(self, level: float, table: pd.DataFrame) -> tuple[float, float]:
         """The middle 95 % of the share of truths that it holds in a table of this size, of photos of the same kind."""
@@ -213,7 +201,12 @@ def _is_backed(table: pd.DataFrame) -> np.ndarray:
     return (table["backed"] >= 0.5).to_numpy()
 
 
-def calibrate(val: pd.DataFrame, floor_km: float = Judging.floor_km) -> Radius:
+def _scale_km(table: pd.DataFrame) -> np.ndarray:
+    """What radii are a multiple of, (n,): answers that agree to the metre are not that sure."""
+    return table["spread_km"].to_numpy(float) + Judging.floor_km
+
+
+def calibrate(val: pd.DataFrame) -> Radius:
     """Measures on validation photos how far truths lie from the median, in units of the spread.
 
     A radius for 90 % needs 9 backed photos and 9 guesses; below that it is the whole Earth.
@@ -221,7 +214,6 @@ def calibrate(val: pd.DataFrame, floor_km: float = Judging.floor_km) -> Radius:
     Args:
         val: The table of `combine` for validation photos; never for those that will be judged. Photos without a
             readable answer tell nothing and are left out.
-        floor_km: Added to every spread.
 
     Raises:
         ValueError: There is no photo with an answer.
@@ -229,10 +221,9 @@ def calibrate(val: pd.DataFrame, floor_km: float = Judging.floor_km) -> Radius:
     answered = val[val["answers"] > 0]
     if not len(answered):
         raise ValueError("calibrate: no photo with an answer to calibrate on; combine the runs on val")
-    scores = (answered["km"] / (answered["spread_km"] + floor_km)).to_numpy()
-    backed = _is_backed(answered)
+    scores, backed = answered["km"].to_numpy() / _scale_km(answered), _is_backed(answered)
     groups = {group: tuple(np.sort(scores[backed == group]).tolist()) for group in (False, True)}
-    return Radius(groups, frozenset(val["photo_id"]), floor_km)
+    return Radius(groups, frozenset(val["photo_id"]))
 
 
 def coverage(radius: Radius, table: pd.DataFrame, levels: Sequence[float] = Judging.levels) -> pd.DataFrame:
@@ -263,7 +254,7 @@ def coverage(radius: Radius, table: pd.DataFrame, levels: Sequence[float] = Judg
     rows = {}
     for level in levels:
         km = radius.km(table, level)
-        row = share(int((table["km"].to_numpy() <= km).sum()), len(table)) | {"n": len(table)}
+        row = _share_of(table["km"].to_numpy() <= km)
         row["expected_low"], row["expected_high"] = radius.expected(level, table)
         narrow, wide = row["value"] < row["expected_low"], row["value"] > row["expected_high"]
         row["verdict"] = "too narrow" if narrow else "too wide" if wide else "as promised"
@@ -271,7 +262,7 @@ def coverage(radius: Radius, table: pd.DataFrame, levels: Sequence[float] = Judg
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("level")
 
 
-def risk_coverage(table: pd.DataFrame, by: str = "radius_90_km", seed: int = 0, samples: int = 500) -> pd.DataFrame:
+def risk_coverage(table: pd.DataFrame, by: str = "radius_90_km", samples: int = 500) -> pd.DataFrame:
     """How often the answers are wrong when only the surest are given.
 
     Source: Geifman and El-Yaniv 2017, arxiv.org/abs/1705.08500.
@@ -279,7 +270,6 @@ def risk_coverage(table: pd.DataFrame, by: str = "radius_90_km", seed: int = 0, 
     Args:
         table: The table of `Radius.of`, or of `combine`.
         by: The column that says how unsure an answer is; photos of one value are answered together or in random order.
-        seed: Of the resampling of photos.
         samples: Bootstrap resamples.
 
     Returns:
@@ -300,20 +290,15 @@ def risk_coverage(table: pd.DataFrame, by: str = "radius_90_km", seed: int = 0, 
     wrong = (~(table["km"].to_numpy() <= Judging.near_km)).astype(float)[order]  # (n,)
     ends = np.flatnonzero(np.append(unsure[order][1:] != unsure[order][:-1], True))  # last photo of each value
     once = np.ones((1, n), int)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), samples)  # (samples, n)
+    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), samples)  # (samples, n)
     (risk,), drawn = _risks(once, wrong, ends), _risks(draws, wrong, ends)
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     coverage = np.arange(1, n + 1) / n
     curve = pd.DataFrame({"coverage": coverage, "limit": unsure[order], "risk": risk, "low": low, "high": high})
-    bounds = np.percentile(drawn.mean(1), [2.5, 97.5])
-    (best,) = _risks(once, np.sort(wrong), np.arange(n))
-    curve.attrs["aurc"] = {
-        "value": float(risk.mean()),
-        "low": float(bounds[0]),
-        "high": float(bounds[1]),
-        "random": float(wrong.mean()),
-        "best": float(best.mean()),
-    }
+    least, most = np.percentile(drawn.mean(1), [2.5, 97.5])
+    best = _risks(once, np.sort(wrong), np.arange(n))
+    areas = {"value": risk.mean(), "low": least, "high": most, "random": wrong.mean(), "best": best.mean()}
+    curve.attrs["aurc"] = {name: float(area) for name, area in areas.items()}
     return curve
 
 
@@ -335,9 +320,9 @@ def limit_for(val: pd.DataFrame, risk: float, by: str = "radius_90_km") -> float
         risk: The share of wrong answers that is acceptable, 0..1.
         by: The column that says how unsure an answer is.
     """
-    curve = risk_coverage(val, by, samples=1)
-    whole = curve.groupby("limit").last()  # photos of one value are answered together
-    return float(max((limit for limit in whole.index[whole["risk"] <= risk] if np.isfinite(limit)), default=-np.inf))
+    whole = risk_coverage(val, by, samples=1).groupby("limit").last()  # photos of one value are answered together
+    limits = whole.index[(whole["risk"] <= risk) & np.isfinite(whole.index)]
+    return float(limits.max()) if len(limits) else -math.inf
 
 
 def abstain(table: pd.DataFrame, limit: float, by: str = "radius_90_km") -> pd.DataFrame:
@@ -352,8 +337,11 @@ def abstain(table: pd.DataFrame, limit: float, by: str = "radius_90_km") -> pd.D
         Index "answered" (of all photos) and "wrong" (of the answered); columns value, low, high (Wilson's 95 %), n.
     """
     table = table[table["samples"] > 0]
-    given = table[table[by] <= limit]
-    wrong = int((~(given["km"] <= Judging.near_km)).sum())
-    rows = {"answered": share(len(given), len(table)) | {"n": len(table)}}
-    rows["wrong"] = share(wrong, len(given)) | {"n": len(given)}
+    answered = table[by] <= limit
+    rows = {"answered": _share_of(answered), "wrong": _share_of(~(table["km"][answered] <= Judging.near_km))}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _share_of(flags: np.ndarray | pd.Series) -> dict[str, float]:
+    """The share of flags that are true, with its interval, and their number n."""
+    return share(int(flags.sum()), len(flags)) | {"n": len(flags)}

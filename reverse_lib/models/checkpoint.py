@@ -33,6 +33,7 @@ from transformers.utils import logging
 from reverse_lib.environment import FULL, Interface, Reply, tool_functions
 from reverse_lib.models.cpu import quicken
 from reverse_lib.models.endpoint import from_environment
+from reverse_lib.profiles import PROFILES, ModelConfig
 from reverse_lib.trajectory import TOOLS
 
 SERVER = "openai:"  # before the name of a model on a server
@@ -93,12 +94,8 @@ def load_interface(path: str | Path) -> Interface:
 
 
 def load_model(
-    path: str | Path,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    lora_rank: int = 0,
-    train_vision: bool = True,
-):
+    path: str | Path, device: str = "cpu", dtype=torch.float32, lora_rank: int = 0, train_vision: bool = True
+) -> torch.nn.Module:
     """A Qwen3-VL checkpoint, ready for training or generation.
 
     Args:
@@ -161,7 +158,7 @@ class Agent:
         name: What trajectories are signed with.
         tools: The tools its prompt lists.
         temperature: 0 for greedy decoding.
-        max_new_tokens: Longest turn, in tokens.
+        max_new_tokens: Longest turn, in tokens; a longer one is cut.
     """
 
     model: torch.nn.Module
@@ -170,7 +167,7 @@ class Agent:
     name: str = "agent"
     tools: tuple[str, ...] = TOOLS
     temperature: float = 0.0
-    max_new_tokens: int = 320
+    max_new_tokens: int = ModelConfig.max_turn_tokens
 
     @torch.inference_mode()
     def __call__(self, conversations: Sequence[list[dict]]) -> list[Reply]:
@@ -221,17 +218,19 @@ def decode_turn(tokenizer, ids: list[int]) -> str:
 
 
 def load_agent(path: str | Path, device: str = "cpu", **settings) -> Agent:
-    """A checkpoint as an agent; `settings` are fields of `Agent`.
+    """A checkpoint as an agent; `settings` are fields of `Agent`. One shown the FULL interface has longer turns.
 
     Raises:
         FileNotFoundError: A folder that isn't there.
         ValueError: A file of the checkpoint can't be used; the message names it.
     """
     model = load_model(path, device, torch.float32 if device == "cpu" else torch.bfloat16)
-    processor, named = load_processor(path), {"name": Path(path).name}
+    processor, interface = load_processor(path), load_interface(path)
     if not processor.chat_template:
         raise ValueError(f"{path}: has no chat template; save the checkpoint again with save_checkpoint")
-    return Agent(model, processor, load_interface(path), **named | settings)
+    scale = PROFILES["qwen3vl-4b" if interface.name == FULL.name else "cpu"]
+    usual = {"name": Path(path).name, "max_new_tokens": scale.model.max_turn_tokens}
+    return Agent(model, processor, interface, **usual | settings)
 
 
 def load_named(model: str, tools: Sequence[str], calling: str = "native", say: Callable[[str], object] = print):
@@ -247,7 +246,15 @@ def load_named(model: str, tools: Sequence[str], calling: str = "native", say: C
         ModelError: It isn't there, or can't be used.
     """
     if model.startswith(SERVER):
-        return _served(model, tools, calling, say)
+        try:  # greedily, as our own write
+            endpoint = from_environment(tools=tools, model=model.removeprefix(SERVER), calling=calling, temperature=0.0)
+        except ValueError as error:
+            raise ModelError(f"{model}: {error}") from error
+        say(
+            f"{model}: the photos and each zoom, as pixels without metadata, and what the agent writes and finds are "
+            f"sent to {endpoint.config.base_url}, with the key in {endpoint.config.key_env}"
+        )
+        return endpoint
     _quiet()
     source = _source(model)
     if isinstance(source, Path) and not (source / INTERFACE_FILE).is_file():
@@ -256,20 +263,6 @@ def load_named(model: str, tools: Sequence[str], calling: str = "native", say: C
         return load_agent(source, tools=tuple(tools))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{model}: {str(error).strip().splitlines()[0]}") from error
-
-
-def _served(model: str, tools: Sequence[str], calling: str, say: Callable[[str], object]):
-    """A model behind the server in OPENAI_BASE_URL, written greedily as our own are."""
-    try:
-        endpoint = from_environment(tools=tools, model=model.removeprefix(SERVER), calling=calling, temperature=0.0)
-    except ValueError as error:
-        raise ModelError(f"{model}: {error}") from error
-    config = endpoint.config
-    say(
-        f"{model}: the photos and each zoom, as pixels without metadata, and what the agent writes and finds are sent "
-        f"to {config.base_url}, with the key in {config.key_env}"
-    )
-    return endpoint
 
 
 def _source(model: str) -> Path | str:

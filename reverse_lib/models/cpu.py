@@ -41,9 +41,12 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     rotate_half,
 )
 
+from reverse_lib.profiles import variable
+
 _PLAIN_ATTENTION_MAX = 1024  # patches of an image; the weights of a larger one would not fit
 _QUERIES = 128  # that attend together in `right_padded`
 _FEWER = 0.8  # rows are taken out when so many are left
+_REMEMBERED = 512  # pictures, the latest ones, in `pictures_remembered`
 
 _INPUTS = {"input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids"}
 _SETTINGS = {"max_new_tokens", "do_sample", "temperature", "suppress_tokens", "eos_token_id", "pad_token_id"}
@@ -53,10 +56,15 @@ _NEUTRAL = {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}  # change no to
 
 
 def set_threads(threads: int | None = None) -> int:
-    """Use `threads` CPU threads for torch (default: every core the process may run on); returns the number."""
+    """Use so many CPU threads for torch, and return their number.
+
+    Args:
+        threads: As many as OMP_NUM_THREADS says when None, or every core that the process may run on.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(threads or cores)
-    return threads or cores
+    threads = threads or int(variable("OMP_NUM_THREADS") or cores)
+    torch.set_num_threads(threads)
+    return threads
 
 
 def quicken(model) -> None:
@@ -247,20 +255,16 @@ def _normed(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Ten
 
 
 @contextmanager
-def pictures_remembered(model, most: int = 512):
+def pictures_remembered(model):
     """For the time of the block: a vision tower that is not trained looks at each picture once, not once a turn.
 
     Rollouts of a group share their photo, and every turn and the update show all pictures again. Does nothing where
     the tower is trained. The features are computed in the model's own precision, also under autocast.
-
-    Args:
-        model: What `load_model` returned.
-        most: Pictures to remember, the latest ones.
     """
     towers = [m for m in model.modules() if isinstance(m, Qwen3VLVisionModel)]
     still = [tower for tower in towers if not any(p.requires_grad for p in tower.parameters())]
     for tower in still:
-        tower.forward = _Remembering(tower, most)
+        tower.forward = _remembering(tower)
     try:
         yield
     finally:
@@ -268,33 +272,31 @@ def pictures_remembered(model, most: int = 512):
             del tower.forward
 
 
-class _Remembering:
+def _remembering(tower: Qwen3VLVisionModel) -> Callable:
     """The forward of a still vision tower, with a memory of pictures by their pixels."""
-
-    def __init__(self, tower, most: int):
-        self.look, self.most = tower.forward, most
-        self.merged = tower.spatial_merge_size**2  # patches a token
-        self.features: OrderedDict[tuple, tuple[torch.Tensor, ...]] = OrderedDict()  # pooled, then deepstack's layers
+    look, merged = tower.forward, tower.spatial_merge_size**2  # patches a token
+    features: OrderedDict[tuple, tuple[torch.Tensor, ...]] = OrderedDict()  # pooled, then deepstack's layers
 
     @torch.no_grad()
-    def __call__(self, hidden_states, grid_thw, **kwargs):
-        """hidden_states: (patches, dim), grid_thw: (images, 3)."""
+    def forward(hidden_states, grid_thw, **kwargs):  # (patches, dim), (images, 3)
         pictures = hidden_states.split(grid_thw.prod(1).tolist())
         keys = [_fingerprint(picture, grid) for picture, grid in zip(pictures, grid_thw.tolist(), strict=True)]
-        new = {key: i for i, key in enumerate(keys) if key not in self.features}
+        new = {key: i for i, key in enumerate(keys) if key not in features}
         if new:
             looked_at = list(new.values())
             with torch.autocast(hidden_states.device.type, enabled=False):
-                output = self.look(torch.cat([pictures[i] for i in looked_at]), grid_thw=grid_thw[looked_at], **kwargs)
-            sizes = [len(pictures[i]) // self.merged for i in looked_at]
+                output = look(torch.cat([pictures[i] for i in looked_at]), grid_thw=grid_thw[looked_at], **kwargs)
+            sizes = [len(pictures[i]) // merged for i in looked_at]
             layers = [layer.split(sizes) for layer in (output.pooler_output, *output.deepstack_features)]
-            self.features.update(zip(new, zip(*layers, strict=True), strict=True))
-        pooled, *deep = (torch.cat(layer) for layer in zip(*(self.features[key] for key in keys), strict=True))
+            features.update(zip(new, zip(*layers, strict=True), strict=True))
+        pooled, *deep = (torch.cat(layer) for layer in zip(*(features[key] for key in keys), strict=True))
         for key in keys:
-            self.features.move_to_end(key)
-        while len(self.features) > self.most:
-            self.features.popitem(last=False)
+            features.move_to_end(key)
+        while len(features) > _REMEMBERED:
+            features.popitem(last=False)
         return BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=deep)
+
+    return forward
 
 
 def _fingerprint(picture: torch.Tensor, grid: list[int]) -> tuple:

@@ -29,8 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import openai
@@ -74,9 +73,8 @@ class Endpoint:
     Attributes:
         name: The model's.
         concurrency: Conversations at a time; `rollout` then lets each go its own pace.
-        usage: Sums over all requests so far: requests that were answered, retries (attempts that failed), tokens_in,
-            tokens_out, uncounted (replies whose tokens the server did not count; they are in no sum), and cost, by the
-            prices of the configuration.
+        usage: Sums so far: requests that were answered, retries (attempts that failed), tokens_in, tokens_out,
+            uncounted (replies whose tokens the server did not count; they are in no sum), and cost, by the prices.
 
     Raises:
         ValueError: The key is not set.
@@ -95,19 +93,14 @@ class Endpoint:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=config.concurrency),
             event_hooks={"request": [lambda request: self._pace.wait()], "response": [_complete]},
         )
-        self._client = openai.OpenAI(
-            base_url=config.base_url,
-            api_key=key,
-            max_retries=config.retries,
-            timeout=config.timeout_s,
-            http_client=http,
-        )
+        settings = {"base_url": config.base_url, "max_retries": config.retries, "timeout": config.timeout_s}
+        self._client = openai.OpenAI(api_key=key, http_client=http, **settings)
 
     def __repr__(self) -> str:
         return f"Endpoint({self.name!r} at {self.config.base_url})"
 
     def __call__(self, conversations: Sequence[Sequence[Mapping]]) -> list[Reply]:
-        """The next turn of each conversation, in their order, with its `usage`; as many at a time as may be.
+        """The next turn of each conversation, in their order, with its `usage`.
 
         Raises:
             AgentError: The endpoint kept failing, or refuses a conversation; names the model, the address and why.
@@ -122,29 +115,28 @@ class Endpoint:
         return twin
 
     def _respond(self, messages: Sequence[Mapping]) -> Reply:
-        """The next turn of one conversation; errors as in a call."""
         config, body = self.config, request(messages, self.tools, self.config)
         try:
             answered = self._client.chat.completions.with_raw_response.create(**body)
         except openai.APIError as error:
-            attempts = int(error.request.headers["x-stainless-retry-count"]) + 1
-            with self._lock:
-                self.usage["retries"] += attempts
-            raise self._failure(error, attempts) from None  # the library's error holds the request, and so the key
+            raise self._failure(error) from None  # the library's error holds the request, and so the key
         completion: Completion = answered.http_response.extensions["completion"]
         read, written = completion.tokens or (0, 0)
         self._pace.spent(read + written)
         usage = {"requests": 1, "retries": answered.retries_taken, "tokens_in": read, "tokens_out": written}
-        usage |= {"uncounted": int(completion.tokens is None)}
-        usage |= {"cost": (read * config.price_in + written * config.price_out) / 1e6}
+        usage["uncounted"] = int(completion.tokens is None)
+        usage["cost"] = (read * config.price_in + written * config.price_out) / 1e6
         with self._lock:
             self.usage.update(usage)
         if completion.finish == "content_filter":
             raise self._error("its content filter withholds the reply", AgentRefused)
         return Reply(completion.text, usage=usage)
 
-    def _failure(self, error: openai.APIError, attempts: int) -> AgentError:
-        """What an error of the library means, with what the service says about it."""
+    def _failure(self, error: openai.APIError) -> AgentError:
+        """What an error of the library means, with what the service says about it; its attempts are counted."""
+        attempts = int(error.request.headers["x-stainless-retry-count"]) + 1
+        with self._lock:
+            self.usage["retries"] += attempts
         tried = f"{attempts} attempts in a row"
         if isinstance(error, openai.APITimeoutError):
             return self._error(f"no answer within {self.config.timeout_s:g} s, {tried}")
@@ -169,15 +161,10 @@ class Endpoint:
 
 
 class _Pace:
-    """Spreads requests and tokens evenly over time, so that no more than so many go a minute.
-
-    Args:
-        requests: A minute; 0 for no limit.
-        tokens: A minute, read and written; 0 for no limit. Known only afterwards: who comes after a long one waits.
-    """
+    """Spreads requests and tokens evenly over time, so that no more than so many go a minute; 0 for no limit."""
 
     def __init__(self, requests: int, tokens: int):
-        self._request_s, self._token_s = 60 / requests if requests else 0.0, 60 / tokens if tokens else 0.0
+        self._request_s, self._token_s = (60 / most if most else 0.0 for most in (requests, tokens))
         self._lock = threading.Lock()
         self._next_request = self._tokens_paid = time.monotonic()
 
@@ -189,7 +176,7 @@ class _Pace:
         time.sleep(max(0.0, start - time.monotonic()))
 
     def spent(self, tokens: int) -> None:
-        """Takes in what a request has used."""
+        """Takes in what a request has used, known only afterwards: who comes after a long one waits."""
         with self._lock:
             self._tokens_paid = max(time.monotonic(), self._tokens_paid) + tokens * self._token_s
 
@@ -209,19 +196,12 @@ def from_environment(interface: Interface = FULL, tools: Sequence[str] = TOOLS, 
     return Endpoint(EndpointConfig(**named | settings), interface, tools)
 
 
-@dataclass(frozen=True)
-class Completion:
-    """What a reply holds.
+class Completion(NamedTuple):
+    """What a reply holds."""
 
-    Attributes:
-        text: The turn in our grammar, as far as the model kept to it.
-        finish: Why it ended.
-        tokens: Read and written; None where the server did not count them.
-    """
-
-    text: str
-    finish: str
-    tokens: tuple[int, int] | None
+    text: str  # the turn in our grammar, as far as the model kept to it
+    finish: str  # why it ended
+    tokens: tuple[int, int] | None  # read and written; None where the server did not count them
 
 
 class _NoCompletion(httpx.TransportError):
@@ -258,16 +238,13 @@ def read_completion(chunks: Iterable[Mapping[str, Any]]) -> Completion:
                 raise ValueError(f"the service reports an error: {chunk['error'].get('message')}")
             usage = chunk.get("usage") or usage
             for choice in (chunk.get("choices") or ())[:1]:
-                finish, piece = (
-                    choice.get("finish_reason") or finish,
-                    choice.get("delta") or choice.get("message") or {},
-                )
+                finish = choice.get("finish_reason") or finish
+                piece = choice.get("delta") or choice.get("message") or {}
                 content += piece.get("content") or ""
                 reasoning += piece.get("reasoning_content") or piece.get("reasoning") or ""
                 for place, call in enumerate(piece.get("tool_calls") or ()):
-                    parts = calls.setdefault(call.get("index", place), ["", ""])
-                    for i, key in enumerate(("name", "arguments")):
-                        parts[i] += call["function"].get(key) or ""
+                    parts, function = calls.setdefault(call.get("index", place), ["", ""]), call["function"]
+                    parts[:] = parts[0] + (function.get("name") or ""), parts[1] + (function.get("arguments") or "")
         tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
         text = turn_text(content, reasoning, list(calls.values()))
     except (LookupError, TypeError, AttributeError):
@@ -278,16 +255,8 @@ def read_completion(chunks: Iterable[Mapping[str, Any]]) -> Completion:
 
 
 def turn_text(content: str, reasoning: str = "", calls: Sequence[tuple[str, str]] = ()) -> str:
-    """A reply as a turn in our grammar.
-
-    Args:
-        content: What the model wrote.
-        reasoning: What it thought, where the service keeps that apart.
-        calls: Name and arguments of its native calls, as written.
-
-    Raises:
-        TypeError: One of them is no text.
-    """
+    """What a model wrote, what it thought where the service keeps that apart, and its native calls (name and arguments
+    as written) as a turn in our grammar; TypeError where one of them is no text."""
     text, think = content, [reasoning.strip()]
     if "</think>" in content:  # some servers leave out the opening tag, which their template writes
         text, think = content if "<think>" in content else f"<think>{content}", []
@@ -325,33 +294,27 @@ def request(messages: Sequence[Mapping], tools: Sequence[str], config: EndpointC
             sent += _tool_result(blocks, config.calling, sent[-1])
         else:
             sent.append({"role": "user", "content": blocks})
-    offered = schemas(tuple(tools), returns=config.calling == "template") if config.calling != "prompt" else []
-    fields = {
-        "model": config.model,
-        "messages": sent,
-        "tools": offered or None,
-        "tool_choice": "none" if offered and config.calling == "template" else None,
-        "max_tokens": config.max_tokens or None,
-        "temperature": config.temperature,
-        "stream": config.stream or None,
-        "stream_options": {"include_usage": True} if config.stream else None,
-        "extra_body": dict(config.extra),
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+    fields = {"model": config.model, "messages": sent, "extra_body": dict(config.extra)}
+    if tools and config.calling != "prompt":
+        fields["tools"] = _schemas(tuple(tools), returns=config.calling == "template")
+    if tools and config.calling == "template":
+        fields["tool_choice"] = "none"
+    if config.max_tokens:
+        fields["max_tokens"] = config.max_tokens
+    if config.temperature is not None:
+        fields["temperature"] = config.temperature
+    if config.stream:
+        fields |= {"stream": True, "stream_options": {"include_usage": True}}
+    return fields
 
 
 @functools.cache
-def schemas(tools: tuple[str, ...], returns: bool = False) -> list[dict]:
-    """The tools as JSON schemas, as chat templates are given them.
-
-    Args:
-        tools: Names.
-        returns: Whether each says what it returns, which chat templates print and chat APIs don't know.
-    """
-    described = [get_json_schema(function) for function in tool_functions(tools)]
-    for schema in described if not returns else ():
+def _schemas(tools: tuple[str, ...], returns: bool = False) -> list[dict]:
+    """JSON schemas; `returns`: each says what it returns, which chat templates print and chat APIs don't know."""
+    schemas = [get_json_schema(function) for function in tool_functions(tools)]
+    for schema in schemas if not returns else ():
         schema["function"].pop("return", None)
-    return described
+    return schemas
 
 
 def _notes(tools: Sequence[str], calling: str) -> list[str]:
@@ -360,7 +323,7 @@ def _notes(tools: Sequence[str], calling: str) -> list[str]:
         return []
     if calling == "native":
         return [NATIVE_NOTE]
-    return ["\n".join([LISTED_NOTE, *(json.dumps(schema["function"]) for schema in schemas(tuple(tools)))])]
+    return ["\n".join([LISTED_NOTE, *(json.dumps(schema["function"]) for schema in _schemas(tuple(tools)))])]
 
 
 def _native_turn(text: str, number: int, reasoning_field: str) -> dict:

@@ -20,14 +20,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import heapq
+import io
 import math
 import os
 import posixpath
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,12 +52,10 @@ LAYOUTS = {  # names of the list, the best first, and folders of the photos, bel
 # the first the accuracy follows, which would pass for a latitude of the second; the second never passes for the first.
 _YFCC_LAYOUTS = ((0, 11, 12), (1, 12, 13))
 _SUFFIXES = ("", ".jpg", ".JPG", ".jpeg", ".png", ".webp")  # an id may come without one
-_MOST_CHARS = 1_000_000  # of a line
 _MOST_LINES = 20  # of a row whose cells hold line breaks
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # a byte that was none, under "surrogateescape"
 
 
-def _rows_table(rows: Iterable[tuple] = ()) -> pd.DataFrame:
+def _rows_table(rows: Sequence[tuple] = ()) -> pd.DataFrame:
     import pandas as pd  # only here: a photo is loaded without it
 
     return pd.DataFrame(rows, columns=["line", "path", "kind", "reason"])
@@ -113,17 +110,15 @@ def load(
     name: str,
     root: str | os.PathLike | None = None,
     n: int | None = None,
-    check: bool = True,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> Listing:
-    """The photos of a benchmark.
+    """The photos of a benchmark, each opened to see that it can be read.
 
     Args:
         name: "im2gps3k" or "yfcc4k"; "folder" for any list, MP16-Pro's too.
         root: A folder with the list and the photos, or the list itself.
         n: How many of the listed photos, bad rows included; all when None. Drawn by a hash of
             their names, so that a small draw is part of a larger one.
-        check: Whether every photo is opened to see that it can be read; False for lists of millions.
         progress: Called with 1 after every row.
 
     Raises:
@@ -134,32 +129,30 @@ def load(
     if root is None:
         raise ValueError(f"benchmark {name}: say where the photos are with --root DIR, or with its CSV")
     table = _list_in(Path(root), name)
-    rows = _yfcc_rows(table) if name == "yfcc4k" else read_rows(table)
-    return _listing(rows, table.parent, LAYOUTS[name][1], n, check, progress)
+    photos, skipped, suspicious, first_line = [], [], [], {}
+    for row in _drawn(_yfcc_rows(table) if name == "yfcc4k" else read_rows(table), n):
+        try:
+            photo = _photo(row, table.parent, LAYOUTS[name][1])
+            first = first_line.setdefault(os.path.realpath(photo.source), row.line)
+            if first != row.line:
+                raise _Unusable("duplicate", f"already listed in line {first}; remove one of the two")
+            photo.load()
+        except _Unusable as problem:
+            skipped.append((row.line, row.path, problem.kind, str(problem)))
+        except PhotoError as error:
+            skipped.append((row.line, row.path, "unreadable", str(error).removeprefix(f"{photo.source}: ")))
+        else:
+            photos.append(photo)
+            if photo.lat == photo.lon == 0:
+                reason = "0, 0 lies in the sea off Africa and often stands for an unknown place; check it"
+                suspicious.append((row.line, row.path, "coordinates", reason))
+        progress(1)
+    return Listing(photos, _rows_table(skipped), _rows_table(suspicious))
 
 
-def folder(
-    root: str | os.PathLike,
-    csv: str | os.PathLike | None = None,
-    n: int | None = None,
-    check: bool = True,
-    progress: Callable[[int], object] | None = None,
-) -> Listing:
-    """A user's own photos: a folder and a list with columns path, lat, lon and, optionally, country and city.
-
-    Args:
-        root: The folder that the list's paths start from.
-        csv: The list; the only one in the folder when None.
-        n, check, progress: As in `load`.
-
-    Returns:
-        The photos, with their paths as ids, and the bad rows as a table.
-
-    Raises:
-        ValueError: There is no list, or it can't be read; tells what to do.
-    """
-    table = _list_in(Path(root), "folder") if csv is None else Path(csv)
-    return _listing(read_rows(table), Path(root), LAYOUTS["folder"][1], n, check, progress)
+def folder(root: str | os.PathLike, n: int | None = None) -> Listing:
+    """A user's own photos: a folder with a CSV of path, lat, lon and, optionally, country and city; see `load`."""
+    return load("folder", root, n)
 
 
 def _list_in(root: Path, name: str) -> Path:
@@ -178,39 +171,11 @@ def _list_in(root: Path, name: str) -> Path:
     raise ValueError(f"{root}: no CSV file there; write one with columns path, lat, lon")
 
 
-def _listing(rows: Iterable[Row], root: Path, folders: tuple[str, ...], n: int | None, check, progress) -> Listing:
-    """Rows as photos, or as reasons why not."""
-    photos, skipped, suspicious, first_line = [], [], [], {}
-    for row in _drawn(rows, n):
-        try:
-            photo = _photo(row, root, folders)
-            key = os.path.realpath(photo.source)
-            if key in first_line:
-                raise _Unusable("duplicate", f"already listed in line {first_line[key]}; remove one of the two")
-            first_line[key] = row.line
-            if check:
-                _open(photo)
-        except _Unusable as problem:
-            skipped.append((row.line, row.path, problem.kind, str(problem)))
-            continue
-        finally:
-            if progress is not None:
-                progress(1)
-        photos.append(photo)
-        if photo.lat == photo.lon == 0:
-            reason = "0, 0 lies in the sea off Africa and often stands for an unknown place; check it"
-            suspicious.append((row.line, row.path, "coordinates", reason))
-    return Listing(photos, _rows_table(skipped), _rows_table(suspicious))
-
-
-def _drawn(rows: Iterable[Row], n: int | None) -> Iterable[Row]:
+def _drawn(rows: Iterator[Row], n: int | None) -> list[Row]:
     """All rows, or n of them by a hash of their names, in the order listed."""
     if n is None:
-        return rows
-    if n < 1:
-        raise ValueError(f"n={n}: ask for at least one photo")
-    chosen = heapq.nsmallest(n, rows, key=lambda row: (hashlib.sha256(row.path.encode()).digest(), row.line))
-    return sorted(chosen)
+        return list(rows)
+    return sorted(heapq.nsmallest(n, rows, key=lambda row: (hashlib.sha256(row.path.encode()).digest(), row.line)))
 
 
 def _photo(row: Row, root: Path, folders: tuple[str, ...]) -> Photo:
@@ -260,44 +225,36 @@ def _degrees(written: str, limit: int) -> float | None:
     return value if abs(value) <= limit else None
 
 
-def _open(photo: Photo) -> None:
-    try:
-        photo.load()
-    except PhotoError as error:
-        raise _Unusable("unreadable", str(error).removeprefix(f"{photo.source}: ")) from error
-
-
-def read_rows(path: str | os.PathLike) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a list whose first line names its columns (see `COLUMNS`); blank ones are left out.
 
-    Not pandas': every row keeps the number of its line, also after cells that hold line breaks, a quotation mark never
-    closed costs its own line and not the rest of the file, and a file of any length takes the memory of its longest
-    row.
+    Not pandas': every row keeps the number of its line, also after cells that hold line breaks, and a quotation mark
+    never closed costs its own line and not the rest of the file.
 
     Raises:
         ValueError: The file can't be read as text, or its first line doesn't name the columns; says which.
     """
-    lines = read_lines(path)
-    number, header = next((line for line in lines if line[1].strip(" \t\r\n,;")), (1, ""))
+    lines = _lines(path)
+    start = next((at for at, text in enumerate(lines) if text.strip(" \t\r\n,;")), 0)
+    header = "".join(lines[start : start + 1])
     separator = max(",;\t", key=header.count)
-    width, columns = _columns(path, number, _cells(header, separator) or [])
-    for first, cells in _records(lines, separator, width):
+    width, columns = _columns(path, start + 1, _cells(header, separator) or [])
+    for line, cells in _records(lines, start + 1, separator, width):
         if cells is None:
-            yield Row(first, "", problem="not readable as CSV; check its quotation marks, and cells of enormous length")
+            yield Row(line, "", problem="not readable as CSV; check its quotation marks, and cells of enormous length")
         elif any(cell.strip() for cell in cells):
-            yield _row(first, cells, separator, width, columns)
+            yield _row(line, cells, separator, width, columns)
 
 
 def _yfcc_rows(path: Path) -> Iterator[Row]:
     """The rows of YFCC4k's list: tabs between cells, no quotation marks, no header but in later copies."""
-    lines = ((number, [cell.strip() for cell in text.split("\t")]) for number, text in read_lines(path))
-    rows = (row for row in lines if any(row[1]))
-    sample = list(islice(rows, 100))
-    if not sample or {"lat", "latitude"} & set(re.split("[,;\t]", "\t".join(sample[0][1]).casefold())):
+    lines = ((number, [cell.strip() for cell in text.split("\t")]) for number, text in enumerate(_lines(path), 1))
+    rows = [row for row in lines if any(row[1])]
+    if not rows or {"lat", "latitude"} & set(re.split("[,;\t]", "\t".join(rows[0][1]).casefold())):
         yield from read_rows(path)
         return
-    photo, lon, lat = max(_YFCC_LAYOUTS, key=lambda layout: sum(_fits(cells, layout) for _, cells in sample))
-    for number, cells in chain(sample, rows):
+    photo, lon, lat = max(_YFCC_LAYOUTS, key=lambda layout: sum(_fits(cells, layout) for _, cells in rows[:100]))
+    for number, cells in rows:
         short = f"{len(cells)} cells; at least {lat + 1} are needed" if len(cells) <= lat else ""
         cells = cells + [""] * (lat + 1 - len(cells))
         yield Row(number, cells[photo], cells[lat], cells[lon], problem=short)
@@ -309,27 +266,20 @@ def _fits(cells: list[str], layout: tuple[int, int, int]) -> bool:
     return len(cells) > lat and _degrees(cells[lat], 90) is not None and _degrees(cells[lon], 180) is not None
 
 
-def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
-    """The lines of a text file with their numbers, from 1, line ends kept.
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file, line ends kept.
 
     Raises:
         ValueError: The file can't be opened, or a line is not text; names it.
     """
     try:
-        with open(path, "rb") as file:
-            wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
-        how = {"encoding": "utf-16"} if wide else {"encoding": "utf-8-sig", "errors": "surrogateescape"}
-        with open(path, newline="", **how) as file:
-            for number, text in enumerate(iter(lambda: file.readline(_MOST_CHARS), ""), 1):
-                if len(text) >= _MOST_CHARS:
-                    fault, remedy = f"has over {_MOST_CHARS:,} characters", "give a list with a photo a line"
-                    raise ValueError(f"{path}: line {number} {fault}; {remedy}")
-                if not text.isascii() and (odd := _NOT_UTF8.search(text)):
-                    fault, remedy = f"is not UTF-8 (byte 0x{ord(odd[0]) - 0xDC00:02X})", "save the list as 'CSV UTF-8'"
-                    raise ValueError(f"{path}: line {number} {fault}; {remedy}")
-                yield number, text
-    except UnicodeError as error:
-        raise ValueError(f"{path}: not the UTF-16 that its first bytes announce; save it as 'CSV UTF-8'") from error
+        data = path.read_bytes()
+        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        return list(io.StringIO(data.decode(encoding), newline=""))
+    except UnicodeDecodeError as error:
+        line, name = data.count(b"\n", 0, error.start) + 1, encoding.removesuffix("-sig").upper()
+        fault = f"line {line} is not {name} (byte 0x{data[error.start]:02X})"
+        raise ValueError(f"{path}: {fault}; save the list as 'CSV UTF-8'") from error
     except OSError as error:
         raise ValueError(f"{path}: can't be read ({reason_of(error)}); give the path of a list of photos") from error
 
@@ -342,27 +292,20 @@ def _cells(text: str, separator: str) -> list[str] | None:
         return None
 
 
-def _records(lines: Iterator[tuple[int, str]], separator: str, width: int) -> Iterator[tuple[int, list[str] | None]]:
+def _records(lines: list[str], at: int, separator: str, width: int) -> Iterator[tuple[int, list[str] | None]]:
     """Rows and the numbers of their first lines; None for a line that is no row, nor the beginning of a longer one."""
-    waiting: deque[tuple[int, str]] = deque()
-
-    def following() -> tuple[int, str] | None:
-        return waiting.popleft() if waiting else next(lines, None)
-
-    while line := following():
-        number, text = line
-        cells, ahead = _cells(text, separator), []
-        while cells is None and len(ahead) < _MOST_LINES and (more := following()):
-            ahead.append(more)
-            text += more[1]
-            joined = _cells(text, separator)
-            cells = joined if joined and len(joined) >= width else None
-        if cells is None:
-            waiting.extendleft(reversed(ahead))
-        yield number, cells
+    while at < len(lines):
+        for end in range(at + 1, min(at + 1 + _MOST_LINES, len(lines)) + 1):
+            cells = _cells("".join(lines[at:end]), separator)
+            if cells is not None and (end == at + 1 or len(cells) >= width):
+                break
+        else:
+            cells, end = None, at + 1
+        yield at + 1, cells
+        at = end
 
 
-def _columns(path: str | os.PathLike, number: int, header: list[str]) -> tuple[int, dict[str, int]]:
+def _columns(path: Path, number: int, header: list[str]) -> tuple[int, dict[str, int]]:
     """The number of columns, and where each of those we know is."""
     names = [name.strip().strip('"').casefold() for name in header]
     columns = {}

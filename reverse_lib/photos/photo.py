@@ -5,7 +5,7 @@ stay behind, so nothing but the picture can tell an agent where it was taken. Si
 decoded; what can't be read is a `PhotoError` that names the file, the reason and what to do about it.
 
 Colour profiles are dropped, not applied. Of an animation the first frame is taken. Transparent parts turn white.
-Damaged metadata is ignored; damaged pixels are not.
+Metadata that Pillow stumbles over is ignored; damaged pixels are not.
 """
 
 import base64
@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF")
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000  # width x height; Pillow's own limit, twice `Image.MAX_IMAGE_PIXELS`, stays in force beside it
 MAX_BYTES = 200_000_000
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
@@ -97,18 +97,11 @@ def to_pixels(bbox_2d: Sequence[float], width: int, height: int) -> tuple[int, i
     return left, top, max(math.ceil(x2 * width / 1000), left + 1), max(math.ceil(y2 * height / 1000), top + 1)
 
 
-def load_photo(
-    path_or_bytes: str | os.PathLike | bytes | bytearray | memoryview,
-    max_pixels: int = MAX_PIXELS,
-    max_bytes: int = MAX_BYTES,
-) -> Image.Image:
-    """Reads a JPEG, PNG, WebP, HEIC, AVIF or GIF photo.
+def load_photo(path_or_bytes: str | os.PathLike | bytes) -> Image.Image:
+    """Reads a JPEG, PNG, WebP, HEIC, AVIF or GIF photo of up to `MAX_PIXELS` and `MAX_BYTES`.
 
     Args:
         path_or_bytes: A file's path, or its content.
-        max_pixels: Largest width x height accepted, in pixels. Pillow's own limit, twice `Image.MAX_IMAGE_PIXELS`,
-            stays in force beside it.
-        max_bytes: Largest file accepted, in bytes.
 
     Returns:
         An RGB image, upright, with nothing attached.
@@ -116,18 +109,20 @@ def load_photo(
     Raises:
         PhotoError: If there is no such file, or it is empty, too large, damaged or no photo.
     """
-    name, data = _read(path_or_bytes, max_bytes)
+    name, data = _read(path_or_bytes)
     if not data:
         raise PhotoError(f"{name}: the file is empty (0 bytes); copy it again from where it came")
+    if len(data) > MAX_BYTES:
+        raise PhotoError(f"{name}: over {MAX_BYTES:,} bytes; scale it down first")
     _register_heif()
     try:
-        return _decode(name, data, max_pixels)
+        return _decode(name, data)
     except PhotoError:
         bare = _without_metadata(data)
         if len(bare) == len(data):
             raise
         with suppress(PhotoError):  # the second attempt's reason would be about a file the user doesn't have
-            return _decode(name, bare, max_pixels)
+            return _decode(name, bare)
         raise
 
 
@@ -144,51 +139,39 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _read(source: object, max_bytes: int) -> tuple[str, bytes]:
-    """Returns a name for messages, and the file's content."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        _check_size("<bytes>", memoryview(source).nbytes, max_bytes)
-        return "<bytes>", bytes(source)
-    if not isinstance(source, str | os.PathLike):
-        raise PhotoError(f"<{type(source).__name__}>: not a photo; give a path or the file's bytes")
+def _read(source: str | os.PathLike | bytes) -> tuple[str, bytes]:
+    """A name for messages, and the file's content, of one that is too large only its beginning."""
+    if isinstance(source, bytes):
+        return "<bytes>", source
     name = os.fsdecode(source)
     try:
-        status = os.stat(source)
-        if stat.S_ISDIR(status.st_mode):
+        mode = os.stat(source).st_mode
+        if stat.S_ISDIR(mode):
             raise PhotoError(f"{name}: is a directory; give the path of one photo in it")
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(mode):  # opening a pipe may wait for ever
             raise PhotoError(f"{name}: is a device or pipe; give the path of a photo file")
-        _check_size(name, status.st_size, max_bytes)
         with open(source, "rb") as file:
-            return name, file.read()
+            return name, file.read(MAX_BYTES + 1)
     except PhotoError:
         raise
     except FileNotFoundError as error:
         raise PhotoError(f"{name}: no such file; check the path and its spelling") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # a ValueError for a null byte
         raise PhotoError(f"{name!r}: can't be read ({reason_of(error)}); check the path and its permissions") from error
 
 
-def _check_size(name: str, size: int, max_bytes: int) -> None:
-    if size > max_bytes:
-        raise PhotoError(f"{name}: {size:,} bytes, the limit is {max_bytes:,} bytes; scale it down first")
-
-
-def _decode(name: str, data: bytes, max_pixels: int) -> Image.Image:
-    """Does the work of `load_photo` for content already read."""
+def _decode(name: str, data: bytes) -> Image.Image:
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)  # the header only
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PhotoError(f"{name}: too many pixels ({reason_of(error)}); scale it down first") from error
-    except (
-        Exception
-    ) as error:  # on damaged files Pillow and its plugins raise anything, also TypeError and struct.error
+    except Exception as error:  # damaged files make Pillow and its plugins raise anything, also struct.error
         reason = f"{len(data):,} bytes, not a readable JPEG, PNG, WebP, HEIC, AVIF or GIF"
         raise PhotoError(f"{name}: not an image ({reason}); {_RE_EXPORT}") from error
     with image:
         width, height = image.size
-        if not 0 < width * height <= max_pixels:
-            size = f"{width:,} x {height:,} pixels, the limit is {max_pixels:,} pixels"
+        if not 0 < width * height <= MAX_PIXELS:
+            size = f"{width:,} x {height:,} pixels, the limit is {MAX_PIXELS:,} pixels"
             raise PhotoError(f"{name}: {size}; scale it down first")
         try:
             if image.format == "PNG" and _PNG_END not in data:

@@ -41,7 +41,7 @@ UNKNOWN = "Unknown"  # how the data set writes a country or city nobody knows
 PICTURE = "<image>"
 BACKEND = "released data"  # who answered, in our records
 SEPARATOR = " | "  # between the queries of one call
-EMPTY = -1  # the position of a search that found nothing
+EMPTY = -1  # the position of a search without results
 SERVICE_FAILURES = (  # what the paper's tools, and ours, say when a service failed
     "Image search failed",
     "Tavily search failed",
@@ -58,42 +58,35 @@ _HEADERS = ("Web search results for:", "Image search results for")
 _FIELDS = {"Source:": "source", "Link:": "url", "URL:": "url"}
 _COUNTS = {"n_crop_calls": ZOOM, "n_search_calls": IMAGE, "n_tavily_calls": TEXT}
 
-_STRING, _INT = pa.string(), pa.int64()
-_MESSAGES = pa.list_(pa.struct({"role": _STRING, "content": _STRING}))
-_INFO = {
-    "answer": _STRING,
-    "index": _INT,
-    "img_id": _STRING,
-    "part": _STRING,
-    "difficulty": _STRING,
-    "km": pa.float64(),
-}
-_INFO |= {"need_tools_kwargs": pa.bool_(), "split": _STRING}
-_INFO["tools_kwargs"] = pa.struct(dict.fromkeys(TOOLS, pa.struct({"create_kwargs": pa.struct({"image": _STRING})})))
-SFT = pa.schema({"messages": _MESSAGES, "images": pa.list_(pa.struct({"image": _STRING}))})
-RL = pa.schema(
-    {
-        "data_source": _STRING,
-        "prompt": _MESSAGES,
-        "images": pa.list_(pa.struct({"image_url": _STRING})),
-        "ability": _STRING,
-        "reward_model": pa.struct({"ground_truth": _STRING, "style": _STRING}),
-        "agent_name": _STRING,
-        "extra_info": pa.struct(_INFO),
-    }
+_TYPES = dict.fromkeys("index call_idx result_pos result_index n_useful call_turn".split(), pa.int64())
+_TYPES |= {"km": pa.float64(), "need_tools_kwargs": pa.bool_(), "is_geo_useful": pa.bool_()}
+
+
+def _columns(names: str, **more: pa.DataType) -> dict[str, pa.DataType]:
+    """Columns, or fields of a struct, in order; text where _TYPES says nothing else."""
+    return {name: _TYPES.get(name, pa.string()) for name in names.split()} | more
+
+
+_MESSAGES = pa.list_(pa.struct(_columns("role content")))
+_PHOTO = pa.struct({"create_kwargs": pa.struct(_columns("image"))})
+_INFO = pa.struct(
+    _columns(
+        "answer index img_id part difficulty km need_tools_kwargs split",
+        tools_kwargs=pa.struct(dict.fromkeys(TOOLS, _PHOTO)),
+    )
 )
-_CACHE_TYPES = dict.fromkeys(("call_idx", "result_pos", "result_index", "n_useful", "call_turn"), _INT)
-_CACHE_TYPES |= {"is_geo_useful": pa.bool_()}
-_CACHE_COLUMNS = {
-    IMAGE: "image_id image_path bbox call_idx result_pos result_title result_link result_source result_thumbnail "
-    "is_geo_useful useful_indices n_useful call_turn part",
-    TEXT: "image_id image_path call_idx query result_index result_title result_url result_content "
-    "is_geo_useful useful_indices n_useful call_turn part",
+SFT = pa.schema({"messages": _MESSAGES, "images": pa.list_(pa.struct(_columns("image")))})
+RL = pa.schema(
+    _columns("data_source", prompt=_MESSAGES, images=pa.list_(pa.struct(_columns("image_url"))))
+    | _columns("ability", reward_model=pa.struct(_columns("ground_truth style")))
+    | _columns("agent_name", extra_info=_INFO)
+)
+_LABELS = "is_geo_useful useful_indices n_useful call_turn part"
+_RESULTS = {
+    IMAGE: "bbox call_idx result_pos result_title result_link result_source result_thumbnail",
+    TEXT: "call_idx query result_index result_title result_url result_content",
 }
-CACHES = {
-    tool: pa.schema({name: _CACHE_TYPES.get(name, _STRING) for name in names.split()})
-    for tool, names in _CACHE_COLUMNS.items()
-}
+CACHES = {tool: pa.schema(_columns(f"image_id image_path {names} {_LABELS}")) for tool, names in _RESULTS.items()}
 _ASKED = {IMAGE: "bbox", TEXT: "query"}
 _POSITION = {IMAGE: "result_pos", TEXT: "result_index"}
 _RESULT = {  # column -> field of a result
@@ -193,7 +186,7 @@ class ReleasedData:
 
     def _record(self, cache: SearchCache, tool: str, path: Path, counts: Counter) -> None:
         columns = ["image_path", "call_idx", _ASKED[tool], _POSITION[tool], "is_geo_useful", *_RESULT[tool]]
-        kept: dict[tuple, tuple[tuple, SearchResult]] = {}  # (photo, call, position) -> what was asked, result
+        kept: dict[tuple, tuple[tuple, SearchResult]] = {}  # (photo, call, position) -> arguments, result
         for key, asked, result in self._read(path, _table_rows(path, columns), lambda row: _from_cache(row, tool)):
             counts["rows"] += 1
             counts["duplicates"] += key in kept
@@ -232,10 +225,7 @@ class ReleasedData:
 def write_sft(path: str | os.PathLike, trajectories: Iterable[Trajectory], interface: Interface = FULL) -> int:
     """Writes an SFT table; returns the number of rows. A zoom's picture is named after the photo's.
 
-    Args:
-        path: The file.
-        trajectories: What the model learns from.
-        interface: Whose prompt stands before each.
+    The prompt before each is the interface's, as in the other tables.
     """
     return _write(path, SFT, (_sft_row(trajectory, interface) for trajectory in trajectories))
 
@@ -243,13 +233,7 @@ def write_sft(path: str | os.PathLike, trajectories: Iterable[Trajectory], inter
 def write_rl(
     path: str | os.PathLike, tasks: Iterable[Trajectory | Photo], interface: Interface = FULL, split: str = "train"
 ) -> int:
-    """Writes an RL table; returns the number of rows.
-
-    Args:
-        path: The file.
-        tasks: Trajectories, whose own steps are not needed, or photos with a known place.
-        interface: Whose prompt each row has.
-        split: Written into each row.
+    """Writes an RL table of photos, or of trajectories, whose steps are not needed; returns the number of rows.
 
     Raises:
         ReleasedError: The place of one is unknown.
@@ -258,29 +242,18 @@ def write_rl(
 
 
 def write_annotations(path: str | os.PathLike, trajectories: Iterable[Trajectory], interface: Interface = FULL) -> int:
-    """Writes an annotation file, a line a trajectory, as the paper's own builders read it; returns how many.
-
-    Args:
-        path: The file.
-        trajectories: What an agent did.
-        interface: Whose prompt stands before each.
-    """
-    path, lines = Path(path), 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for trajectory in trajectories:
-            row = _annotation_row(trajectory, interface)
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-            lines += 1
-    return lines
+    """Writes an annotation file, a line a trajectory, as the paper's own builders read it; returns how many."""
+    rows = [_annotation_row(trajectory, interface) for trajectory in trajectories]
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text("".join(lines), encoding="utf-8", newline="\n")
+    return len(rows)
 
 
 def write_caches(cache: SearchCache, folder: str | os.PathLike) -> dict[str, Path]:
     """Writes both tables into a folder; returns their files by tool.
 
-    Args:
-        cache: Opened. What its block list names is left out; what nobody has judged is written as not useful.
-        folder: Created when it isn't there.
+    What the cache's block list names is left out; what nobody has judged is written as not useful.
     """
     files = {tool: Path(folder, name) for tool, name in CACHE_FILES.items()}
     for tool, path in files.items():
@@ -289,11 +262,8 @@ def write_caches(cache: SearchCache, folder: str | os.PathLike) -> dict[str, Pat
 
 
 def photo_id_of(path: object) -> str:
-    """The photo's id for a path of the data set: relative to `images/`, with forward slashes.
-
-    Args:
-        path: Absolute, as in the caches, or relative. What follows the last folder called "images" counts, and the
-            whole of a path without one.
+    """The photo's id for a path of the data set, absolute as in the caches, or relative: with forward slashes, what
+    follows the last folder called "images", and the whole of a path without one.
 
     Raises:
         ValueError: It is no path, or leads out of the folder.
@@ -322,15 +292,12 @@ def place_of(ground_truth: str) -> tuple[float, float, str, str]:
 
 
 def steps_of(messages: Sequence[dict], labels: Iterable[tuple[str, list[int]]] | None = None) -> list[Step]:
-    """Reads the turns of a conversation.
+    """Reads the turns of a conversation: a step for each message of the model.
 
     Args:
         messages: From the model's first on; role and content (text) each.
         labels: Tool and 1-based useful positions of each search, in their order within the tool; where None, what the
             model marked in the turn after each search.
-
-    Returns:
-        A step for each assistant message.
 
     Raises:
         ValueError: A message before the model's first, or a role that is neither user, tool nor assistant.
@@ -370,9 +337,8 @@ def _table_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str,
                     number += 1
                     yield number, row
     except (pa.ArrowException, OSError) as error:
-        raise ReleasedError(
-            f"{path}: not a readable Parquet file after row {number} ({error}); download it again"
-        ) from error
+        problem = f"not a readable Parquet file after row {number} ({error}); download it again"
+        raise ReleasedError(f"{path}: {problem}") from error
 
 
 def _from_sft(row: dict[str, Any]) -> Trajectory:
@@ -520,10 +486,8 @@ def _messages(trajectory: Trajectory, interface: Interface) -> list[dict[str, st
 
 def _prompt(interface: Interface) -> list[dict[str, str]]:
     """System and user message: text, with a word for the photo."""
-    return [
-        {"role": "system", "content": interface.system_prompt},
-        {"role": "user", "content": f"{PICTURE}\n{interface.question}"},
-    ]
+    question = f"{PICTURE}\n{interface.question}"
+    return [{"role": "system", "content": interface.system_prompt}, {"role": "user", "content": question}]
 
 
 def _pictures(trajectory: Trajectory, messages: Iterable[dict]) -> list[str]:
@@ -574,9 +538,7 @@ def _annotation_row(trajectory: Trajectory, interface: Interface) -> dict[str, A
             text = message["content"].replace("\n    URL: ", "\nURL: ")
             message["content"] = _PICTURE.sub(lambda _: f"{PICTURE}\nimage_id: {next(numbers)}", text)
     turns = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
-    observations = [
-        (at, step.observation) for at, step in zip(turns, trajectory.steps, strict=True) if step.observation
-    ]
+    observations = [(at, o) for at, o in zip(turns, (s.observation for s in trajectory.steps), strict=True) if o]
     calls = Counter(observation.tool for _, observation in observations if observation.tool in TOOLS)
     answer, km = trajectory.answer, trajectory.km
     return {
@@ -628,10 +590,9 @@ def _cache_rows(cache: SearchCache, tool: str) -> Iterator[dict[str, Any]]:
 
 def _write(path: str | os.PathLike, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int:
     """Writes a table, once all rows are made; returns how many they are."""
-    rows, batches = iter(rows), []
-    while chunk := list(islice(rows, _BATCH_ROWS)):
-        batches.append(pa.RecordBatch.from_pylist(chunk, schema))
-    table = pa.Table.from_batches(batches, schema)
+    rows = iter(rows)
+    chunks = iter(lambda: list(islice(rows, _BATCH_ROWS)), [])
+    table = pa.Table.from_batches([pa.RecordBatch.from_pylist(chunk, schema) for chunk in chunks], schema)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
     return table.num_rows

@@ -32,7 +32,7 @@ from reverse_lib.scale.released import IMAGE, TEXT, ZOOM, place_of, steps_of, wr
 from reverse_lib.search import SearchCache
 from reverse_lib.trajectory import TOOLS, Trajectory
 
-TOOL_CLASSES: Mapping[str, str] = {  # where the paper's copy of verl has them
+TOOL_CLASSES = {  # where the paper's copy of verl has them
     ZOOM: "verl.tools.image_zoom_in_tool.ImageZoomInTool",
     IMAGE: "verl.tools.image_search_tool.ImageSearchTool",
     TEXT: "verl.tools.text_search_tool.TextSearchTool",
@@ -61,7 +61,6 @@ def export_verl(
     cache: SearchCache,
     interface: Interface = FULL,
     split: str = "train",
-    tool_classes: Mapping[str, str] = TOOL_CLASSES,
 ) -> dict[str, Path]:
     """Writes everything verl needs into a folder.
 
@@ -71,7 +70,6 @@ def export_verl(
         cache: What the tools answer from.
         interface: Whose prompt the rows have.
         split: Names the table, `rl/SPLIT_rl.parquet`, and is written into each row.
-        tool_classes: For each tool, the class that verl makes of it.
 
     Returns:
         The files: "rl", "image_cache", "text_cache", "tools", "reward".
@@ -84,7 +82,7 @@ def export_verl(
     files |= {"tools": folder / "tool_config.yaml", "reward": folder / "reward.py"}
     write_rl(files["rl"], tasks, interface, split)
     caches = write_caches(cache, folder / "rl_cache")
-    config = _tool_config(caches, cache, tool_classes)
+    config = _tool_config(caches, cache)
     files["tools"].write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
     files["reward"].write_text(REWARD_FILE, encoding="utf-8")
     return files | {"image_cache": caches[IMAGE], "text_cache": caches[TEXT]}
@@ -96,11 +94,9 @@ def compute_score(
     """The reward of a rollout, as verl calls it.
 
     Args:
-        data_source: Not looked at.
+        data_source, extra_info: Not looked at; nor is what else a version of verl passes.
         solution_str: All that followed the prompt, turns of the model and results of its tools.
         ground_truth: `lat, lon, country, city`.
-        extra_info: Not looked at.
-        **_: What else a version of verl passes.
 
     Returns:
         score (the weighted total), accuracy, format, process, answered (1 if an answer could be read) and
@@ -109,7 +105,12 @@ def compute_score(
     Raises:
         ValueError: The ground truth can't be read.
     """
-    trajectory, weights = _trajectory(solution_str, ground_truth), Weights()
+    lat, lon, country, city = place_of(ground_truth)
+    texts = _TOOL_TURN.split(solution_str)
+    messages = [{"role": "user" if number % 2 else "assistant", "content": text} for number, text in enumerate(texts)]
+    for end in _ENDS:
+        messages[-1]["content"] = messages[-1]["content"].rstrip().removesuffix(end)
+    trajectory, weights = Trajectory("", steps_of(messages, labels=[]), lat, lon, country, city), Weights()
     breakdown = score(trajectory, weights)
     parts = {name: getattr(breakdown, name) for name in ("accuracy", "format", "process")}
     return {
@@ -120,16 +121,7 @@ def compute_score(
     }
 
 
-def _trajectory(solution_str: str, ground_truth: str) -> Trajectory:
-    lat, lon, country, city = place_of(ground_truth)
-    texts = _TOOL_TURN.split(solution_str)
-    messages = [{"role": "user" if number % 2 else "assistant", "content": text} for number, text in enumerate(texts)]
-    for end in _ENDS:
-        messages[-1]["content"] = messages[-1]["content"].rstrip().removesuffix(end)
-    return Trajectory("", steps_of(messages, labels=[]), lat, lon, country, city)
-
-
-def _tool_config(caches: Mapping[str, Path], cache: SearchCache, tool_classes: Mapping[str, str]) -> dict[str, Any]:
+def _tool_config(caches: Mapping[str, Path], cache: SearchCache) -> dict[str, Any]:
     """verl's tool configuration, with the tools as our chat template describes them and the cache's own limits."""
     from transformers.utils import get_json_schema  # seconds to import
 
@@ -138,17 +130,14 @@ def _tool_config(caches: Mapping[str, Path], cache: SearchCache, tool_classes: M
     for tool in TOOLS:
         config: dict[str, Any] = {"type": "native"}
         if tool in caches:
-            config |= {
-                "cache_path": str(caches[tool]),
-                "max_results": cache.limits.shown,
-                "n_pos_limit": cache.limits.max_useful,
-            }
+            config |= {"cache_path": str(caches[tool]), "max_results": cache.limits.shown}
+            config["n_pos_limit"] = cache.limits.max_useful
         if tool == IMAGE:
             config["iou_threshold"] = cache.limits.min_iou
         function = {name: schemas[tool][name] for name in ("name", "description", "parameters")}
         function["parameters"] = _plain_types(function["parameters"])
         schema = {"type": "function", "function": function}
-        tools.append({"class_name": tool_classes[tool], "config": config, "tool_schema": schema})
+        tools.append({"class_name": TOOL_CLASSES[tool], "config": config, "tool_schema": schema})
     return {"tools": tools}
 
 

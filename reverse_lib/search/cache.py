@@ -48,7 +48,7 @@ from urllib.parse import quote
 
 import orjson
 
-from reverse_lib.geo import box_iou
+from reverse_lib.geo import overlap
 from reverse_lib.profiles import CacheLimits
 from reverse_lib.search.results import (
     BlockList,
@@ -57,7 +57,6 @@ from reverse_lib.search.results import (
     filter_results,
     jaccard,
     normalise_query,
-    query_words,
 )
 from reverse_lib.trajectory import SEARCH_TOOLS, Trajectory
 
@@ -78,11 +77,12 @@ _TABLE = """CREATE TABLE searches (
     arguments TEXT NOT NULL,  -- JSON: the box as [x1, y1, x2, y2] in 0..1000, or the query
     backend TEXT NOT NULL,    -- who answered, "" if nobody said
     time REAL NOT NULL,       -- when, seconds since 1970 UTC; 0 if unknown
+    blocked TEXT NOT NULL,    -- BlockList.digest of the list that all results have passed, "" if there is no such list
     checksum INTEGER NOT NULL,
     results TEXT NOT NULL,    -- JSON: [{"title", "url", "source", "snippet", "useful"}, ...] as they came
     PRIMARY KEY (photo_id, tool, asked)
 ) WITHOUT ROWID"""
-_COLUMNS = "photo_id, tool, asked, arguments, backend, time, checksum, CAST(results AS BLOB)"
+_COLUMNS = "asked, arguments, backend, time, blocked, checksum, CAST(results AS BLOB)"
 _OF_PHOTO = f"SELECT {_COLUMNS} FROM searches WHERE photo_id = ? AND tool = ?"
 _RECORD = f"{_OF_PHOTO} AND asked = ?"
 
@@ -134,7 +134,6 @@ class SearchCache:
     reads_pixels = False  # an image search is answered by its box
 
     def __init__(self, path, mode="r", seed=0, *, blocked_hosts=(), **limits) -> None:
-        """Opens a cache; see `open`."""
         if mode not in ("r", "w"):
             raise ValueError(f"mode {mode!r}: no such mode; use 'r' to read or 'w' to record")
         self.seed, self.mode = operator.index(seed), mode
@@ -201,7 +200,7 @@ class SearchCache:
             CacheError: If the cache can't be written.
         """
         box = _checked_box(bbox_2d)
-        if not box_iou(box, box):
+        if not overlap(box, box):
             raise ValueError(
                 f"box {bbox_2d!r}: has no area, so it could never be found again; give x1 < x2 and y1 < y2"
             )
@@ -277,34 +276,29 @@ class SearchCache:
         """
         box = _checked_box(bbox_2d)
 
-        def overlap(asked: str, arguments: str) -> float:
-            return box_iou(orjson.loads(arguments), box)
+        def score(asked: str, arguments: str) -> float:
+            return overlap(orjson.loads(arguments), box)
 
-        return self._answer(IMAGE, photo_id, box, call, overlap, self.limits.min_iou)
+        return self._answer(IMAGE, photo_id, box, call, score, self.limits.min_iou)
 
     def text(self, photo_id: str, query: str, call: int = 0) -> SearchAnswer | None:
-        """Answers a text search from the recorded query that shares most words.
-
-        Args:
-            photo_id: The photo.
-            query: The words searched for.
-            call: How often this was asked before in the same rollout.
+        """Answers a text search from the recorded query that shares most words; arguments as in `image`.
 
         Returns:
             The answer, its `match` being the Jaccard similarity, or `None` when no query comes up to `min_similarity`.
         """
-        words = query_words(_checked_text("query", query))
+        words = frozenset(normalise_query(_checked_text("query", query)).split())
 
-        def similarity(asked: str, arguments: str) -> float:
+        def score(asked: str, arguments: str) -> float:
             return jaccard(frozenset(asked.split()), words)
 
-        return self._answer(TEXT, photo_id, query, call, similarity, self.limits.min_similarity)
+        return self._answer(TEXT, photo_id, query, call, score, self.limits.min_similarity)
 
     def evidence(self, photo_id: str) -> list[str]:
         """Addresses of all recorded results of text searches for a photo that are labelled useful, sorted."""
-        rows = self._rows(_OF_PHOTO, _stored_id(photo_id), TEXT)
-        results = [result for row in rows for result in filter_results(self._results(row), self.blocked)]
-        return sorted({result.url for result in results if result.useful and result.url})
+        key = _stored_id(photo_id), TEXT
+        results = [result for row in self._rows(_OF_PHOTO, *key) for result in self._results(key, row)]
+        return sorted({result.url for result in filter_results(results, self.blocked) if result.useful and result.url})
 
     def photo_ids(self) -> list[str]:
         """Ids of all photos with a record, sorted; what is no valid Unicode in one is escaped."""
@@ -326,8 +320,10 @@ class SearchCache:
 
     def calls(self) -> Iterator[Call]:
         """All records, as they were recorded: image searches, then text searches, by photo and arguments."""
-        for key in self._rows("SELECT photo_id, tool, asked FROM searches ORDER BY tool, photo_id, asked"):
-            yield self._call(*self._rows(_RECORD, *key))
+        for *key, asked in self._rows("SELECT photo_id, tool, asked FROM searches ORDER BY tool, photo_id, asked"):
+            (row,) = self._rows(_RECORD, *key, asked)
+            results = self._results(key, row)
+            yield Call(key[1], key[0], json.loads(row[1]), results, backend=row[2], time=row[3])
 
     def _start(self) -> None:
         """What a process has of its own: a connection, once it needs one, and what it has not committed yet."""
@@ -376,46 +372,48 @@ class SearchCache:
                 self.commit()
 
     def _write(self, connection: sqlite3.Connection, call: Call, replace: bool) -> None:
-        key = _stored_id(call.photo_id), *call.key[1:]
-        row = None if replace else connection.execute(_RECORD, key).fetchone()
-        results = _merged((*self._results(row), *call.results)) if row else call.results
-        arguments = row[3] if row else json.dumps(call.arguments, ensure_ascii=False)
-        fields = *key, arguments, call.backend, call.time
+        key, asked = (_stored_id(call.photo_id), call.tool), call.key[2]
+        row = None if replace else connection.execute(_RECORD, (*key, asked)).fetchone()
+        results, blocked = call.results, self.blocked.digest
+        arguments = json.dumps(call.arguments, ensure_ascii=False)
+        if row:
+            results, arguments = _merged((*self._results(key, row), *results)), row[1]
+            blocked = blocked if row[4] == blocked else ""
         body = json.dumps([vars(result) for result in results], ensure_ascii=False)
-        row = *fields, _checksum(fields, body.encode()), body
-        connection.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        fields = *key, asked, arguments, call.backend, call.time, blocked
+        row = *fields, _checksum(*fields, body.encode()), body
+        connection.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def _call(self, row: tuple) -> Call:
-        results = self._results(row)
-        photo_id, tool, _, arguments, backend, time, *_ = row
-        return Call(tool, photo_id, json.loads(arguments), results, backend, time)
+    def _results(self, key: Sequence[str], row: tuple) -> tuple[SearchResult, ...]:
+        """The results of a row of a photo and tool; one that is not as it was written is an error."""
+        *fields, checksum, body = row
+        if not isinstance(body, bytes) or _checksum(*key, *fields, body) != checksum:
+            raise self._damaged(key)
+        return tuple([_result(result) for result in orjson.loads(body)])
 
-    def _results(self, row: tuple) -> tuple[SearchResult, ...]:
-        """The results of a row; one that is not as it was written is an error."""
-        if not isinstance(row[7], bytes) or _checksum(row[:6], row[7]) != row[6]:
-            raise self._damaged(row)
-        return tuple([_result(fields) for fields in orjson.loads(row[7])])
-
-    def _damaged(self, row: tuple) -> CacheError:
-        return CacheError(f"{self.path}: a record of photo {row[0]!r:.80} is damaged; restore the cache from a copy")
+    def _damaged(self, key: Sequence[str]) -> CacheError:
+        return CacheError(f"{self.path}: a record of photo {key[0]!r:.80} is damaged; restore the cache from a copy")
 
     def _answer(self, tool: str, photo_id: str, arguments, call: int, score: Callable, least: float):
-        asked = _plainest(tool, arguments)
+        asked, key = _plainest(tool, arguments), (_stored_id(photo_id), tool)
         best, best_row = (least, False), None
-        for row in self._rows(_OF_PHOTO, _stored_id(photo_id), tool):
+        for row in self._rows(_OF_PHOTO, *key):
             try:
-                rank = score(row[2], row[3]), row[2] == asked
+                rank = score(row[0], row[1]), row[0] == asked
             except (ValueError, TypeError, AttributeError) as error:
-                raise self._damaged(row) from error
-            if rank > best or (rank >= best and (best_row is None or _digest(row[2]) > _digest(best_row[2]))):
+                raise self._damaged(key) from error
+            # Of two that match alike the very call answers, else always the same one.
+            if rank > best or (rank >= best and (best_row is None or _digest(row[0]) > _digest(best_row[0]))):
                 best, best_row = rank, row
         if best_row is None:
             return None
-        if self.limits.max_age_days is not None and clock.time() - best_row[5] > self.limits.max_age_days * _DAY_S:
+        if self.limits.max_age_days is not None and clock.time() - best_row[3] > self.limits.max_age_days * _DAY_S:
             return None
-        pool = filter_results(self._results(best_row), self.blocked)
-        key = f"{self.seed}\n{tool}\n{_digest(photo_id).hex()}\n{asked}"
-        shown = _draw(sorted(pool, key=_TEXTS), self.limits.shown, self.limits.max_useful, key, call)
+        pool = self._results(key, best_row)
+        if best_row[4] != self.blocked.digest:
+            pool = filter_results(pool, self.blocked)
+        draw_key = f"{self.seed}\n{tool}\n{_digest(photo_id).hex()}\n{asked}"
+        shown = _draw(sorted(pool, key=_TEXTS), self.limits.shown, self.limits.max_useful, draw_key, call)
         useful = frozenset([position for position, result in enumerate(shown, 1) if result.useful])
         return SearchAnswer(tuple(shown), useful, best[0], None not in [result.useful for result in pool])
 
@@ -560,8 +558,9 @@ def _merged(results: Iterable[SearchResult]) -> tuple[SearchResult, ...]:
     return tuple(kept.values())
 
 
-def _checksum(fields: Sequence[object], body: bytes) -> int:
-    return zlib.crc32(body, zlib.crc32("\n".join(map(str, fields)).encode()))
+def _checksum(photo_id, tool, asked, arguments, backend, time, blocked, body: bytes) -> int:
+    fields = f"{photo_id}\n{tool}\n{asked}\n{arguments}\n{backend}\n{time}\n{blocked}\n"
+    return zlib.crc32(body, zlib.crc32(fields.encode()))
 
 
 def _digest(text: str) -> bytes:

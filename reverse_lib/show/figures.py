@@ -45,13 +45,7 @@ Tables = pd.DataFrame | Mapping[str, pd.DataFrame]
 
 
 class Plot(Figure):
-    """A figure that any notebook front end can show, whatever the backend; its title stands at the left.
-
-    Args:
-        width: Inches.
-        height: Inches.
-        title: Above everything.
-    """
+    """A figure of so many inches that any notebook front end can show; its title stands at the left."""
 
     def __init__(self, width: float, height: float, title: str = ""):
         super().__init__(figsize=(width, height), layout="constrained", facecolor="white")
@@ -71,26 +65,25 @@ class Plot(Figure):
 
 
 @matplotlib.rc_context(STYLE)
-def error_curve(frames: Tables, seed: int = 0, samples: int = 500) -> Plot:
+def error_curve(frames: Tables, samples: int = 500) -> Plot:
     """Share of photos within each distance, over log km, with the five thresholds and a 95 % bootstrap band.
 
     Args:
         frames: A table of `evaluation.evaluate`, or several by name; photos whose search service failed are left out.
-        seed: Of the resampling.
         samples: Bootstrap resamples.
     """
     grid_km = np.geomspace(0.3, HALF_CIRCUMFERENCE_KM, 200)
-    single = isinstance(frames, pd.DataFrame)
-    figure = Plot(7.2 if single or len(frames) == 1 else 8.8, 4.2)
+    alone = isinstance(frames, pd.DataFrame) or len(frames) == 1
+    figure = Plot(7.2 if alone else 8.8, 4.2)
     axes = figure.subplots()
     for colour, _, name, frame in _series(frames, "photos"):
         served = frame[frame["end"] != "service_error"] if "end" in frame else frame
         km = np.where(served["km"].isna(), np.inf, served["km"])  # (n,)
         reached = km[:, None] <= grid_km  # (n, 200)
-        picks = np.random.default_rng(seed).multinomial(len(km), np.full(len(km), 1 / len(km)), samples)
+        picks = np.random.default_rng(0).multinomial(len(km), np.full(len(km), 1 / len(km)), samples)
         spread = np.percentile(picks @ reached / len(km), [2.5, 97.5], axis=0)
         _curve(axes, grid_km, reached.mean(axis=0), *spread, colour, f"{name} (n = {len(km)})")
-        if single or len(frames) == 1:
+        if alone:
             for limit in THRESHOLDS_KM:
                 share = (km <= limit).mean()
                 axes.annotate(f"{share:.0%}", (limit, share), xytext=(-4, 5), textcoords="offset points", ha="right")
@@ -102,18 +95,16 @@ def error_curve(frames: Tables, seed: int = 0, samples: int = 500) -> Plot:
     axes.set_xticks(THRESHOLDS_KM, [f"{limit:,}" for limit in THRESHOLDS_KM])
     axes.minorticks_off()
     _percent(axes.yaxis)
-    corner = (0, 1) if single or len(frames) == 1 else (1, 1)
-    axes.legend(loc="upper left", bbox_to_anchor=corner, title="95 % bootstrap band", title_fontsize=9)
+    axes.legend(loc="upper left", bbox_to_anchor=(0 if alone else 1, 1), title="95 % bootstrap band", title_fontsize=9)
     return figure
 
 
 @matplotlib.rc_context(STYLE)
-def risk_coverage_figure(curves: Tables, title: str = "How often wrong, if only the surest are answered?") -> Plot:
+def risk_coverage_figure(curves: Tables) -> Plot:
     """Share of wrong answers against share of photos answered, the surest first, with a 95 % band.
 
     Args:
-        curves: A table of `uncertainty.risk_coverage`, or several by name.
-        title: Above the axes.
+        curves: A table of `evaluation.risk_coverage`, or several by name.
     """
     figure = Plot(7.2, 4.2)
     axes = figure.subplots()
@@ -123,20 +114,19 @@ def risk_coverage_figure(curves: Tables, title: str = "How often wrong, if only 
         _curve(axes, curve["coverage"], curve["risk"], curve["low"], curve["high"], colour, label)
         axes.axhline(area["random"], color=colour, linewidth=1, linestyle=(0, (2, 3)))
         axes.annotate("in random order", (0.01, area["random"]), (0, 3), textcoords="offset points", color=colour)
-    axes.set(title=title, xlabel="share of photos answered, the surest first", ylabel="share of them that is wrong")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    axes.set(title="How often wrong, if only the surest are answered?", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set(xlabel="share of photos answered, the surest first", ylabel="share of them that is wrong")
     _percent(axes.xaxis, axes.yaxis)
     figure.legend_below(2)
     return figure
 
 
 @matplotlib.rc_context(STYLE)
-def reliability(coverages: Tables, title: str = "Does the radius keep its promise?") -> Plot:
+def reliability(coverages: Tables) -> Plot:
     """The share of truths inside the radius against the share it promises; on the diagonal it keeps its word.
 
     Args:
-        coverages: A table of `uncertainty.coverage`, at several levels, or several tables by name.
-        title: Above the axes.
+        coverages: A table of `evaluation.coverage`, at several levels, or several tables by name.
     """
     series = list(_series(coverages, "observed"))
     figure = Plot(5.2, 4.8)
@@ -151,8 +141,8 @@ def reliability(coverages: Tables, title: str = "Does the radius keep its promis
         axes.errorbar(x, table["value"], yerr=_spread(table), label=f"{name} (n = {table['n'].max()})", **style)
     axes.text(0.98, 0.06, "below the line: too narrow", ha="right", fontsize=9, color=MUTED)
     axes.text(0.02, 0.94, "above the line: too wide", fontsize=9, color=MUTED)
-    axes.set(title=title, xlabel="promised share of truths in the radius", ylabel="observed share (95 % interval)")
-    axes.set(xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")
+    axes.set(title="Does the radius keep its promise?", xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")
+    axes.set(xlabel="promised share of truths in the radius", ylabel="observed share (95 % interval)")
     _percent(axes.xaxis, axes.yaxis)
     figure.legend_below(2)
     return figure
@@ -190,17 +180,12 @@ def bars(
 
 
 @matplotlib.rc_context(STYLE)
-def tool_use(summaries: Mapping[str, pd.DataFrame], title: str = "Tool calls a photo") -> Plot:
-    """Calls of each tool by stage, with 95 % intervals.
-
-    Args:
-        summaries: Tables of `evaluation.summarize` by stage name.
-        title: Above the axes.
-    """
+def tool_use(summaries: Mapping[str, pd.DataFrame]) -> Plot:
+    """Calls of each tool by stage, with 95 % intervals; of tables of `evaluation.summarize` by stage name."""
     figure = Plot(1.6 + max(1.6, 0.42 * len(summaries)) * len(TOOL_METRICS), 3.6)
     axes = _grouped_bars(figure, summaries, list(TOOL_METRICS), "{:.2f}")
     axes.set_xticks(range(len(TOOL_METRICS)), list(TOOL_METRICS.values()))
-    axes.set(title=title, ylabel="calls a photo")
+    axes.set(title="Tool calls a photo", ylabel="calls a photo")
     axes.margins(y=0.12)
     figure.legend_below()
     return figure
@@ -227,12 +212,11 @@ def _grouped_bars(figure: Plot, summaries: Mapping[str, pd.DataFrame], metrics: 
 
 
 @matplotlib.rc_context(STYLE)
-def failure_causes(counts: pd.DataFrame, title: str = "Why answers are wrong") -> Plot:
+def failure_causes(counts: pd.DataFrame) -> Plot:
     """The share of photos with each cause of failure, stages side by side, with 95 % intervals.
 
     Args:
         counts: The table of `evaluation.count_causes`. Causes that no photo has, and successes, are left out.
-        title: Above the axes.
     """
     stages = {stage: counts.loc[stage] for stage in counts.index.unique("stage")}
     photos = counts.groupby("cause")["count"].sum()
@@ -248,7 +232,9 @@ def failure_causes(counts: pd.DataFrame, title: str = "Why answers are wrong") -
     for line in np.arange(len(causes) - 1) + 0.5:
         axes.axhline(line, color=MUTED, linewidth=0.5)
     axes.set_yticks(range(len(causes)), [CAUSES[name] for name in causes])
-    axes.set(title=title, xlabel="share of photos (95 % interval)", ylim=(max(1, len(causes)) - 0.5, -0.5))
+    axes.set(
+        title="Why answers are wrong", xlabel="share of photos (95 % interval)", ylim=(max(1, len(causes)) - 0.5, -0.5)
+    )
     axes.set_xlim(left=0)
     _percent(axes.xaxis)
     axes.grid(axis="y", visible=False)
@@ -258,17 +244,16 @@ def failure_causes(counts: pd.DataFrame, title: str = "Why answers are wrong") -
 
 
 @matplotlib.rc_context(STYLE)
-def effects_figure(effects: pd.DataFrame, metrics: Sequence[str], baseline: str = "full method") -> Plot:
-    """One panel a metric: how much each variant differs from the baseline, with 95 % intervals.
+def effects_figure(effects: pd.DataFrame, metrics: Sequence[str]) -> Plot:
+    """One panel a metric: how much each variant differs from the full method, with 95 % intervals.
 
     Args:
-        effects: The table of `ablations.effects`, index (variant, metric), columns value, low, high, shown.
+        effects: The table of `evaluation.effects`, index (variant, metric), columns value, low, high, shown.
         metrics: Which ones, a panel each.
-        baseline: What the line at 0 stands for.
     """
     variants = list(dict.fromkeys(effects.index.get_level_values("variant")))
-    title = f"What each variant changes against the {baseline}"
-    figure = Plot(2.2 + 2.6 * len(metrics), 1.2 + 0.34 * len(variants), title)
+    size = 2.2 + 2.6 * len(metrics), 1.2 + 0.34 * len(variants)
+    figure = Plot(*size, "What each variant changes against the full method")
     places = np.arange(len(variants))
     for panel, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False).flat, metrics, strict=True):
         rows = effects.xs(metric, level="metric").loc[variants]
@@ -276,21 +261,17 @@ def effects_figure(effects: pd.DataFrame, metrics: Sequence[str], baseline: str 
         panel.axvline(0, color=INK, linewidth=1)
         panel.hlines(places, rows["low"], rows["high"], colours, linewidth=2)
         panel.scatter(rows["value"], places, c=colours, s=28, zorder=3)
-        panel.set(title=in_plain_words(metric), xlabel=f"less ← {baseline} → more")
+        panel.set(title=in_plain_words(metric), xlabel="less ← full method → more")
         panel.set_yticks(places, variants)
     panel.invert_yaxis()
     return figure
 
 
-def funnel(counts: Mapping[str, int], title: str = "What the filters keep") -> Plot:
-    """An ordered funnel of counts, each bar labelled with its number and its share of the first.
-
-    Args:
-        counts: Ordered, the largest first, as `trajectory.filter_trajectories` returns it.
-        title: Above the bars.
-    """
+def funnel(counts: Mapping[str, int]) -> Plot:
+    """What `trajectory.filter_trajectories` keeps, the largest first: each number with its share of the first."""
     first = max(1, next(iter(counts.values()), 1))
-    return bar_list(counts, title, [f"{count:,}  ({count / first:.0%})" for count in counts.values()], fade=0.6)
+    labels = [f"{count:,}  ({count / first:.0%})" for count in counts.values()]
+    return bar_list(counts, "What the filters keep", labels, fade=0.6)
 
 
 @matplotlib.rc_context(STYLE)

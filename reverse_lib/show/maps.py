@@ -22,6 +22,7 @@ import pandas as pd
 from branca.element import Element, MacroElement
 from folium.template import Template
 from PIL import Image
+from tqdm import tqdm
 
 from reverse_lib.evaluation import to_frame
 from reverse_lib.geo import HALF_CIRCUMFERENCE_KM, accuracy_reward, haversine_km, towns
@@ -73,26 +74,22 @@ def error_map(
     in_words: Callable[[str], str] = str,
     photos: Iterable[Photo] = (),
     shown: str | None = None,
-    progress: Callable[[int], object] | None = None,
-    max_bytes: int = MAX_BYTES,
 ) -> folium.Map:
     """Every photo of an evaluation where it was taken, coloured by the error of its answer, and much to switch on.
 
     Photos are clustered; a click on one shows its picture with the boxes, the answer, the trajectory in brief and the
     reward's parts, and the great circle to the answer. Layers: lines, answers, median error by country, density of
     lost accuracy (1 − accuracy reward). With several stages one is shown at a time. Rows whose search service
-    failed are left out and counted in the legend.
+    failed are left out and counted in the legend. Stories are cut and thumbnails shrunk to keep the page small; where
+    that is not enough, photos with small errors go without a thumbnail.
 
     Args:
         frames: A table with columns lat, lon, pred_lat and pred_lon in degrees, or stage name to table; of the other
             columns of `evaluation.evaluate` those that are there are shown. A table with a column `stage` is split.
         tiles: None for land and borders, which need no network, or a folium tile name such as "OpenStreetMap".
-        in_words: Turns an agent's shorthand into words (`teacher.in_words` for the tiny agent).
+        in_words: Turns an agent's shorthand into words (`world.in_words` for the tiny agent).
         photos: The photos themselves, for thumbnails; those that are not in a table are ignored.
         shown: The stage that is shown first; None for the last one.
-        progress: Called with 1 after each thumbnail, such as `tqdm.update`.
-        max_bytes: Of the tables on the page. Stories are cut and thumbnails shrunk to keep below; where that is not
-            enough, photos with small errors go without a thumbnail.
 
     Returns:
         The map; `save_map(map_, "map.html")` writes it.
@@ -102,7 +99,7 @@ def error_map(
     """
     stages = _stages(frames, shown)
     shown = list(stages)[-1] if shown is None else shown
-    data = _tables(stages, photos, in_words, max_bytes, progress)
+    data = _tables(stages, photos, in_words)
     data |= {"first": list(stages).index(shown), "cities": _large_cities()}
     map_ = _new_map(tiles)
     choices = _layers(map_, {name: name for name in stages}, {shown}, overlay=False) if len(stages) > 1 else {}
@@ -113,7 +110,6 @@ def error_map(
 
 def answer_map(
     trajectories: Trajectory | Sequence[Trajectory],
-    tiles: str | None = None,
     in_words: Callable[[str], str] = str,
     photos: Iterable[Photo] = (),
 ) -> folium.Map:
@@ -121,7 +117,6 @@ def answer_map(
 
     Args:
         trajectories: One, whose card is open at once, or several for one map; those without an answer are left off.
-        tiles: As in `error_map`.
         in_words: As in `error_map`.
         photos: The photos themselves, for thumbnails.
     """
@@ -129,36 +124,30 @@ def answer_map(
     answered = [trajectory for trajectory in given if trajectory.answer is not None]
     frame = to_frame(answered) if answered else pd.DataFrame(columns=list(POSITIONS))
     data = _tables({"answers": _checked("answers", frame)}, photos, in_words, brief=False)
-    map_ = _new_map(tiles)
+    map_ = _new_map()
     layers = _layers(map_, {key: LAYERS[key] for key in ("lines", "photos", "answers")})
     return _draw(map_, "drawAnswers", data | {"layers": layers, "opened": len(given) == 1})
 
 
-def twins_map(places: Sequence, tiles: str | None = None) -> folium.Map:
-    """The places of a world, and lines between those that bear the same name: what a name alone leaves open.
-
-    Args:
-        places: `world.Place`s.
-        tiles: As in `error_map`.
-    """
+def twins_map(places: Sequence) -> folium.Map:
+    """Places of a world (`world.Place`), and lines between those that bear the same name: what a name leaves open."""
     bearers: dict[str, list] = {}
     for place in places:
         bearers.setdefault(place.name, []).append(place)
     namesakes = [sorted(named, key=lambda place: place.lon) for named in sorted(bearers.values(), key=len)]
     groups = []
     for number, named in enumerate(namesakes):
+        cards = []
+        for place in named:
+            others = [["also", other.country] for other in named if other != place]
+            facts = [["people", f"{place.population:,}"], *others]
+            title = f"{place.name}, {place.country}"
+            cards.append({"at": [place.lat, place.lon], "title": title, "facts": facts})
         colour = SERIES[number % len(SERIES)] if len(named) > 1 else "#111111"
-        groups.append({"colour": colour, "places": [_place(place, named) for place in named]})
-    map_ = _new_map(tiles)
+        groups.append({"colour": colour, "places": cards})
+    map_ = _new_map()
     layers = _layers(map_, {"lines": "one name", "dots": "places"})
     return _draw(map_, "drawTwins", {"groups": groups, "layers": layers})
-
-
-def _place(place, named: Sequence) -> dict:
-    """Position, title and facts of one place, and those that share its name."""
-    others = [["also", other.country] for other in named if other != place]
-    facts = [["people", f"{place.population:,}"], *others]
-    return {"at": [place.lat, place.lon], "title": f"{place.name}, {place.country}", "facts": facts}
 
 
 def save_map(map_: folium.Map, path: str | Path) -> Path:
@@ -214,18 +203,14 @@ def _tables(
     frames: Mapping[str, pd.DataFrame],
     photos: Iterable[Photo],
     in_words: Callable[[str], str],
-    max_bytes: int = MAX_BYTES,
-    progress: Callable[[int], object] | None = None,
     brief: bool = True,
 ) -> dict:
-    """Photos and stages as JSON types.
+    """Photos and stages as JSON types, their text no longer than MAX_BYTES.
 
     Args:
         frames: Stage name to a table of `_checked`.
         photos: For the pictures, by photo id.
         in_words: Turns an agent's shorthand into words.
-        max_bytes: Of the JSON text; stories are shortened and pictures made small to stay below it.
-        progress: Called with 1 after each picture.
         brief: Leave out of the stories what a search returned and most of what was thought.
 
     Returns:
@@ -245,14 +230,14 @@ def _tables(
             stories.append(_story(getattr(row, "trajectory", None), in_words, brief))
         stages.append({"name": name, "rows": rows, "left_out": len(frame) - len(served)} | _by_country(served))
     all_rows = [row for stage in stages for row in stage["rows"]]
-    left = max_bytes - len(dumps([on_page, stages]).encode())
+    left = MAX_BYTES - len(dumps([on_page, stages]).encode())
     for row, story in zip(all_rows, _cut(stories, left * STORY_SHARE), strict=True):
         row |= {"story": story} if story else {}
-    left = max_bytes - len(dumps([on_page, stages]).encode())
+    left = MAX_BYTES - len(dumps([on_page, stages]).encode())
     error = {row["photo"]: row.get("km", math.inf) for row in all_rows}  # of the last stage
     given = {photo.photo_id: photo for photo in photos if photo.photo_id in numbers}
     wanted = sorted(given.values(), key=lambda photo: -error[numbers[photo.photo_id]])
-    for photo_id, picture in thumbnails(wanted, left - PICTURE_KEYS * len(wanted), progress).items():
+    for photo_id, picture in thumbnails(wanted, left - PICTURE_KEYS * len(wanted)).items():
         on_page[numbers[photo_id]] |= picture
     style = {"colours": BAND_COLOURS, "labels": BAND_LABELS, "rewards": REWARDS, "boxes": [PLAIN, RIGHT]}
     return {"photos": on_page, "stages": stages} | style
@@ -326,15 +311,12 @@ def _cut(stories: Sequence[list[str]], max_bytes: float) -> list[list[str]]:
     return [[] for _ in stories]
 
 
-def thumbnails(
-    photos: Sequence[Photo], max_bytes: int, progress: Callable[[int], object] | None = None
-) -> dict[str, dict]:
+def thumbnails(photos: Sequence[Photo], max_bytes: int) -> dict[str, dict]:
     """Pictures of all photos in the best of SIZES that fits, or of the first ones if not even the smallest does.
 
     Args:
         photos: In the order of their importance.
         max_bytes: Of all pictures together.
-        progress: Called with 1 after each photo, such as `tqdm.update`.
 
     Returns:
         By photo id, image (a data URL) and ratio (width over height), or a note on what is wrong with the photo;
@@ -346,13 +328,12 @@ def thumbnails(
         if 1.05 * measured * len(photos) <= max_bytes * len(sample):
             break
     pictures: dict[str, dict] = {}
-    for photo in photos:
-        if max_bytes > 0:
-            picture = _thumbnail(photo, size, quality)
-            max_bytes -= len(picture.get("image", picture.get("note", "")))
-            pictures |= {photo.photo_id: picture} if max_bytes >= 0 else {}
-        if progress is not None:
-            progress(1)
+    for photo in tqdm(photos, "thumbnails", unit="photo", delay=5):
+        picture = _thumbnail(photo, size, quality)
+        max_bytes -= len(picture.get("image", picture.get("note", "")))
+        if max_bytes < 0:
+            break
+        pictures[photo.photo_id] = picture
     return pictures
 
 
@@ -398,8 +379,8 @@ def _draw(map_: folium.Map, function: str, data: dict) -> folium.Map:
     return map_
 
 
-def _new_map(tiles: str | None) -> folium.Map:
-    """A map of the world's countries, without anything on it."""
+def _new_map(tiles: str | None = None) -> folium.Map:
+    """An empty map that has all in its page that `page.js` needs."""
     options = {"minZoom": 1, "maxZoom": 12, "zoomSnap": 0.25}  # Leaflet's; folium's own go to a tile layer alone
     map_ = folium.Map((25, 10), zoom_start=2, tiles=None, prefer_canvas=True, **options)
     map_.default_js, map_.default_css = [], []
@@ -407,7 +388,6 @@ def _new_map(tiles: str | None) -> folium.Map:
         folium.TileLayer(tiles, control=False).add_to(map_)
     map_.get_root().header.add_child(_verbatim(_libraries()))
     _add_data(map_, "borders", _borders())
-    _Drawing(map_, "drawLand", {"filled": tiles is None})
     return map_
 
 
@@ -448,8 +428,5 @@ def _libraries() -> str:
     """Style sheets and scripts as elements of the page's head."""
     sheets = [LIBRARIES / "leaflet.css", LIBRARIES / "MarkerCluster.css", HERE / "page.css"]
     scripts = [LIBRARIES / "leaflet.js", LIBRARIES / "leaflet.markercluster.js", HEAT_LIBRARY, HERE / "page.js"]
-    missing = [path.name for path in (BORDERS_FILE, *sheets, *scripts) if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(f"{missing[0]}: missing; restore the repository's data folder and requirements")
     texts = [f"<style>{path.read_text(encoding='utf-8')}</style>" for path in sheets]
     return "\n".join(texts + [f"<script>{path.read_text(encoding='utf-8')}</script>" for path in scripts])

@@ -125,11 +125,11 @@ const reverseMaps = (() => {
     return lines;
   }
 
-  function fit(map, points) {
+  // Zooms to the points and draws the countries; their land is filled where no street map lies under it.
+  function start(map, points) {
     if (points.length) map.fitBounds(points, {padding: [40, 40], maxZoom: 5, animate: false});
-  }
-
-  function drawLand(map, {filled}) {
+    let filled = true;
+    map.eachLayer((layer) => { filled &&= !(layer instanceof L.TileLayer); });
     map.createPane("land").style.zIndex = 250;
     map.getPane("land").style.pointerEvents = "none";
     const style = {weight: 0.8, color: filled ? "#b9c2cb" : "#5b6670", fill: filled, fillColor: "#e9ecef", fillOpacity: 1};
@@ -145,7 +145,7 @@ const reverseMaps = (() => {
       this.stage = this.stages[this.first ?? 0];
       this.pictured = this.photos.some((photo) => photo.image || photo.note);
       map.on("popupclose", () => this.traced.clearLayers());
-      fit(map, this.stage.rows.flatMap((row) => [this.photo(row).at, row.to].filter(Boolean)));
+      start(map, this.stage.rows.flatMap((row) => [this.photo(row).at, row.to].filter(Boolean)));
     }
 
     colour(row) {
@@ -310,15 +310,16 @@ const reverseMaps = (() => {
 
   function drawTwins(map, {layers, groups}) {
     const {lines, dots} = named(layers);
+    start(map, groups.flatMap(({places}) => places.map(({at}) => at)));
     const style = {weight: 2, opacity: 0.75, interactive: false};
     for (const {colour, places} of groups) {
-      places.forEach((place, i) => {
+      const ways = places.slice(1).map(({at}, i) => greatCircle(places[i].at, at));
+      for (const way of ways) lines.addLayer(L.polyline(way, {...style, color: colour}));
+      for (const place of places) {
         const show = () => L.popup({className: "reverse"}).setLatLng(place.at).setContent(card(place)).openOn(map);
         dots.addLayer(dot(place.at, colour, places.length > 1 ? 6 : 3).on("click", show));
-        if (i) lines.addLayer(L.polyline(greatCircle(places[i - 1].at, place.at), {...style, color: colour}));
-      });
+      }
     }
-    fit(map, groups.flatMap(({places}) => places.map(({at}) => at)));
   }
 
   // ---- legend and search
@@ -394,5 +395,5 @@ const reverseMaps = (() => {
     field.addEventListener("input", () => field.setCustomValidity(""));
   }
 
-  return {read, greatCircle, drawLand, drawErrors, drawAnswers, drawTwins};
+  return {read, greatCircle, drawErrors, drawAnswers, drawTwins};
 })();

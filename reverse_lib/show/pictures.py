@@ -63,13 +63,7 @@ def contact_sheet(
         columns: Pictures in a row.
         width_in: Width of a full row in inches; heights follow from the pictures.
         decoys: For each picture the boxes of what misleads, drawn in another colour, with a legend; or none at all.
-
-    Raises:
-        ValueError: There is no picture, or another number of titles or boxes.
     """
-    for name, given in (("titles", titles), ("boxes", boxes), ("decoys", decoys)):
-        if len(given) not in (0, len(images)) or not images:
-            raise ValueError(f"contact_sheet: {len(given)} {name} for {len(images)} pictures; give one each, or none")
     width_in *= min(columns, len(images)) / columns
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -115,15 +109,15 @@ def seen_pictures(
 
 
 @matplotlib.rc_context(STYLE)
-def trajectory_figure(trajectory: Trajectory, photo: Photo | Image.Image, in_words=str) -> Plot:
+def trajectory_figure(trajectory: Trajectory, photo: Photo, in_words=str) -> Plot:
     """What an agent did, to read: the photo with every box it used, numbered by turn, beside the turns as sentences.
 
     Args:
         trajectory: Any.
-        photo: Its photo, or the picture itself.
-        in_words: Turns an agent's shorthand into words (`teacher.in_words` for the tiny agent).
+        photo: Its photo.
+        in_words: Turns an agent's shorthand into words (`world.in_words` for the tiny agent).
     """
-    image = photo if isinstance(photo, Image.Image) else photo.load()
+    image = photo.load()
     lines = [piece for line in narrate(trajectory, in_words) for piece in _wrap(line)]
     figure = Plot(12, max(5.2, 0.21 * len(lines) + 1.3))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.05))
@@ -157,14 +151,15 @@ def _wrap(line: str, width: int = 74) -> list[str]:
 
 
 @matplotlib.rc_context(STYLE)
-def patch_grid(images: Sequence[Image.Image], token_px: int = 32) -> Plot:
+def patch_grid(images: Sequence[Image.Image]) -> Plot:
     """Pictures as the model gets them, with the squares that become one token each."""
+    side_px = 32
     figure = Plot(4.6 * len(images), 3.4)
     for axes, image in zip(figure.subplots(1, len(images), squeeze=False).flat, images, strict=True):
-        tokens = (image.width // token_px) * (image.height // token_px)
+        tokens = (image.width // side_px) * (image.height // side_px)
         _show_image(axes, image, f"{image.width}×{image.height} px, {tokens} tokens")
-        axes.vlines(np.arange(token_px, image.width, token_px) - 0.5, -0.5, image.height - 0.5, "white", linewidth=0.8)
-        axes.hlines(np.arange(token_px, image.height, token_px) - 0.5, -0.5, image.width - 0.5, "white", linewidth=0.8)
+        axes.vlines(np.arange(side_px, image.width, side_px) - 0.5, -0.5, image.height - 0.5, "white", linewidth=0.8)
+        axes.hlines(np.arange(side_px, image.height, side_px) - 0.5, -0.5, image.width - 0.5, "white", linewidth=0.8)
     return figure
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import ipywidgets
 from PIL import Image
 
-from reverse_lib.annotation import ReviewLog, changed_photos, review_key, searches
+from reverse_lib.annotation import Decision, ReviewLog, changed_photos, review_key, searches
 from reverse_lib.geo import BoxError, as_box
 from reverse_lib.photos import Photo, PhotoError
 from reverse_lib.show.style import PLAIN, RIGHT, box_or_none, escaped
@@ -26,7 +26,6 @@ from reverse_lib.show.viewer import (
     crop_html,
     label_of,
     line,
-    origin_of,
     photo_html,
     result_html,
     trusted_after,
@@ -39,7 +38,6 @@ _UNFOLDED = 20  # trajectories that are written out in full where there is no fr
 _NEW_BOX = [400, 400, 600, 600]  # where a new box starts
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _DONE = {"accept": ("✓", "accepted"), "reject": ("✗", "rejected"), "skip": ("–", "skipped")}
-_OPEN = ("·", "undecided")
 _WIDE = {"width": "auto", "flex": "1 1 200px"}
 
 
@@ -160,7 +158,7 @@ class ReviewPanel(ipywidgets.VBox):
     def _name(self, i: int, decisions: Mapping) -> str:
         """A trajectory in the list: a mark for its verdict, its number, its photo."""
         decision = decisions.get(self._keys[i])
-        mark, word = _DONE[decision.verdict] if decision else _OPEN
+        mark, word = _DONE[decision.verdict] if decision else ("·", "undecided")
         return f"{mark} {i + 1} of {len(self._rows)} · {self._rows[i].photo_id} · {word}"
 
     def _next_undecided(self, i: int) -> int:
@@ -212,7 +210,12 @@ class ReviewPanel(ipywidgets.VBox):
                 for position, result in enumerate(step.observation.results, start=1):
                     trust = "trusted by the agent" if position in trusted else ""
                     label = label_of(result, step.observation.label_method) if self._prefill else ""
-                    yield block([result_html(result, origin_of(result), label, trust)]), (number, position)
+                    yield (
+                        block(
+                            [result_html(result, str(result.get("url") or result.get("source") or ""), label, trust)]
+                        ),
+                        (number, position),
+                    )
             elif step.observation is not None:
                 yield block(_came_back(step.observation, image)), None
 
@@ -226,13 +229,10 @@ class ReviewPanel(ipywidgets.VBox):
         self._showing = False
         self.boxes.load(offered_boxes(self._rows[i]) | state.boxes, state.boxes)
         self.note.value = state.note
-        self._show_turns(state)
         self._draw_photo()
         self.progress.value = self._progress_html()
-
-    def _show_turns(self, state: _State) -> None:
-        old, self.ticks, lines = self.turns.children, {}, [ipywidgets.HTML(self._about(self._index))]
-        for piece, place in self._pieces(self._index, self._image):
+        old, self.ticks, lines = self.turns.children, {}, [ipywidgets.HTML(self._about(i))]
+        for piece, place in self._pieces(i, self._image):
             text = ipywidgets.HTML(piece, layout={"flex": "0 0 auto", "height": "auto"})  # what is long scrolls
             if place is not None:
                 turn, position = place
@@ -253,12 +253,10 @@ class ReviewPanel(ipywidgets.VBox):
         counts = self.record.progress(self._keys)
         done = sum(counts[verdict] for verdict in _DONE)
         words = ", ".join(f"{counts[verdict]} {word}" for verdict, (_, word) in _DONE.items())
-        share = 100 * done / len(self._rows)
-        bar = f'<div style="background:#8884;height:8px;border-radius:4px"><div style="width:{share:.1f}%;height:8px;'
-        bar += f'border-radius:4px;background:{RIGHT}"></div></div>'
         who = escaped(f"{self.record.reviewer} → {self.record.path}")
         text = f'<b>{done} of {len(self._rows)} decided</b>: {words} <span style="{MUTED}">· {who}</span>'
-        return f'<div style="line-height:1.6">{text}{bar}</div>'
+        bar = f'<progress style="width:100%;accent-color:{RIGHT}" value="{done}" max="{len(self._rows)}"></progress>'
+        return f"{text}<br>{bar}"
 
     def _say(self, *remarks: str) -> None:
         self.message.value = block(escaped(remark) for remark in remarks if remark)
@@ -271,9 +269,7 @@ class ReviewPanel(ipywidgets.VBox):
         if i in self._drafts:
             self._say("Changed here and not recorded yet: decide to record it.")
         else:
-            self._say(
-                f"{decision.photo_id}: {_DONE[decision.verdict][1]}, recorded at {decision.time}." if decision else ""
-            )
+            self._say(_recorded(decision) if decision else "")
 
     def _keep_draft(self) -> None:
         """Keeps what was changed in the trajectory on show until somebody decides on it."""
@@ -281,19 +277,16 @@ class ReviewPanel(ipywidgets.VBox):
             self._drafts[self._index] = self._current()
 
     def _on_verdict(self, verdict: str) -> None:
-        state, row = self._current(), self._rows[self._index]
+        state = self._current()
         try:
-            decision = self.record.decide(row, verdict, state.labels, state.boxes, state.note)
+            decision = self.record.decide(self._rows[self._index], verdict, state.labels, state.boxes, state.note)
         except OSError as error:
             self._say(f"Not recorded: {error}")
             return
         self._drafts.pop(self._index, None)
         self._show(self._next_undecided(self._index))
         is_done = not self.record.progress(self._keys)["undecided"]
-        self._say(
-            f"{row.photo_id}: {_DONE[verdict][1]}, recorded at {decision.time}.",
-            "Everything is decided." if is_done else "",
-        )
+        self._say(_recorded(decision), "Everything is decided." if is_done else "")
 
     def _on_undo(self, _) -> None:
         try:
@@ -407,6 +400,10 @@ def offered_boxes(trajectory: Trajectory) -> dict[str, list[int]]:
         offered[f"turn {number}"] = step.observation.arguments.get("bbox_2d") if step.observation else None
     boxes = {name: box_or_none(box) for name, box in offered.items()}
     return {name: box for name, box in boxes.items() if box}
+
+
+def _recorded(decision: Decision) -> str:
+    return f"{decision.photo_id}: {_DONE[decision.verdict][1]}, recorded at {decision.time}."
 
 
 def _photo(image: Image.Image | str, boxes: Sequence[tuple], width_px: int) -> str:

@@ -3,14 +3,13 @@
 Every text is escaped. The viewer is HTML alone, so it works in an executed notebook on a web page, too.
 
     TrajectoryViewer({"rollout 1": first, "rollout 2": second}, photo.load(), interface)      # one at a time
-    TrajectoryViewer({"cold start": [before], "GRPO": [after]}, photo.load(), interface)      # side by side
+    TrajectoryViewer({"cold start": before, "GRPO": after}, photo.load(), interface, side_by_side=True)
 """
 
 import itertools
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw
 
@@ -31,41 +30,6 @@ _TABS = """<style>
 .reverse-tabs > label:not(:has(:checked)) + div {display: none}
 .reverse-tabs input {margin: 0}
 </style>"""
-
-
-def turn_html(
-    trajectory: Trajectory,
-    number: int,
-    image: Image.Image,
-    interface: Interface,
-    reward: float | None = None,
-    advantage: float | None = None,
-    in_words: Callable[[str], str] = str,
-    width_px: int = _ALONE_PX,
-    parts: Mapping[str, float] | None = None,
-) -> str:
-    """One turn to look at: the photo with the box, what the model wrote, what came back, what the turn earned.
-
-    Args:
-        trajectory: Any.
-        number: Of the turn, from 1.
-        image: The original photo.
-        interface: How the world was shown.
-        reward: What the turn earned, if known.
-        advantage: Of the turn, if known.
-        in_words: Turns an agent's shorthand into words (`teacher.in_words` for the tiny agent).
-        width_px: Of the photo.
-        parts: What the turn earned by component, an entry of `Breakdown.per_turn`, if known.
-    """
-    turn, step = trajectory.turns()[number - 1], trajectory.steps[number - 1]
-    earned = "" if reward is None else f" · reward {reward:+.2f}"
-    earned += "" if advantage is None else f" · advantage {advantage:+.2f}"
-    rows = [f"<b>Turn {number} of {len(trajectory.steps)}{earned}</b>"]
-    if paid := {name: value for name, value in (parts or {}).items() if value}:
-        rows.append(line("process", ", ".join(f"{name} {value:+.2f}" for name, value in paid.items())))
-    rows += written(trajectory, turn, in_words)
-    rows += _came_back(trajectory, number, image, interface) if step.observation else []
-    return beside(photo_html(image, [(box_of(turn), PLAIN, "")], width_px), block(rows))
 
 
 def written(trajectory: Trajectory, turn: Turn, in_words: Callable[[str], str] = str) -> list[str]:
@@ -118,11 +82,6 @@ def result_html(result: dict[str, Any], *remarks: str) -> str:
     return f'<b>{title}</b> {snippet}<br><small style="{MUTED}">{escaped(" · ".join(filter(None, remarks)))}</small>'
 
 
-def origin_of(result: dict[str, Any]) -> str:
-    """The address of a result, or its source when it has none."""
-    return str(result.get("url") or result.get("source") or "")
-
-
 def label_of(result: dict[str, Any], method: str) -> str:
     """What is known about a result, and who says so: "✓ evidence (judge)"."""
     label = _LABELS.get(result.get("useful"), "unlabelled")
@@ -132,13 +91,8 @@ def label_of(result: dict[str, Any], method: str) -> str:
 def score_html(score: Breakdown) -> str:
     """A reward and its components, on one line."""
     names = ("accuracy", "format", "process", "look", "query", "trust", "errors")
-    parts = [line(name, _unsigned(getattr(score, name))) for name in names]
-    return block([f"<b>reward {_unsigned(score.total)}</b> · {' · '.join(parts[:3])} ({', '.join(parts[3:])})"])
-
-
-def _unsigned(value: float) -> str:
-    """Two decimals, and no minus before what is rounded to zero."""
-    return f"{round(value, 2) + 0.0:.2f}"
+    parts = [line(name, f"{getattr(score, name):z.2f}") for name in names]
+    return block([f"<b>reward {score.total:z.2f}</b> · {' · '.join(parts[:3])} ({', '.join(parts[3:])})"])
 
 
 def tokens_html(tokens: Sequence[str], learned: Sequence[bool]) -> str:
@@ -176,7 +130,7 @@ def beside(left: str, right: str) -> str:
     )
 
 
-def photo_html(image: Image.Image, boxes: Sequence[tuple[object, str, str]] = (), width_px: int = _ALONE_PX) -> str:
+def photo_html(image: Image.Image, boxes: Sequence[tuple[object, str, str]], width_px: int) -> str:
     """A photo with boxes drawn on it.
 
     Args:
@@ -226,32 +180,28 @@ def crop_html(image: Image.Image, value: object, width_px: int = 400, height_px:
     return f'<img src="{data_url(shown)}" style="max-width:100%" alt="the region">'
 
 
-@dataclass(frozen=True)
-class _Run:
+class _Run(NamedTuple):
     """A rollout to show: what it is called, and what is known of its rewards."""
 
-    label: str
+    name: str
     trajectory: Trajectory
     rewards: Sequence[float] | None
     advantages: Sequence[float] | None
     score: Breakdown | None
-
-    def __len__(self) -> int:
-        return len(self.trajectory.steps)
 
 
 class TrajectoryViewer:
     """Rollouts on one photo to step through: choose one, move through its turns.
 
     Args:
-        rollouts: Trajectories by the name to choose them by, shown one at a time. Or, for each stage (or model) by
-            name, a list of trajectories: then the stages stand side by side and are stepped through together.
+        rollouts: Trajectories by the name to choose them by.
         image: The original photo.
         interface: How the world was shown.
-        rewards: What each turn of each rollout earned, in the same order, by stage where rollouts are; or none.
+        rewards: What each turn of each rollout earned, in the same order; or none.
         advantages: Of each turn of each rollout; or none.
-        in_words: Turns an agent's shorthand into words.
+        in_words: Turns an agent's shorthand into words (`world.in_words` for the tiny agent).
         scores: Of each rollout, its breakdown; or none.
+        side_by_side: Whether the rollouts, say one a stage, stand side by side and are stepped through together.
 
     Raises:
         ValueError: There is no rollout, one has no turn, they are about several photos, or rewards, advantages or
@@ -260,49 +210,58 @@ class TrajectoryViewer:
 
     def __init__(
         self,
-        rollouts: Mapping[str, Trajectory] | Mapping[str, Sequence[Trajectory]],
+        rollouts: Mapping[str, Trajectory],
         image: Image.Image,
         interface: Interface,
-        rewards: Sequence | Mapping[str, Sequence] = (),
-        advantages: Sequence | Mapping[str, Sequence] = (),
+        rewards: Sequence[Sequence[float]] = (),
+        advantages: Sequence[Sequence[float]] = (),
         in_words: Callable[[str], str] = str,
-        scores: Sequence[Breakdown] | Mapping[str, Sequence[Breakdown]] = (),
+        scores: Sequence[Breakdown] = (),
+        side_by_side: bool = False,
     ):
-        self._given = image, interface, in_words
-        self._stages = _by_stage(rollouts, rewards=rewards, advantages=advantages, scores=scores)
+        if not rollouts or not all(trajectory.steps for trajectory in rollouts.values()):
+            raise ValueError("TrajectoryViewer: give at least one rollout, and none without turns")
+        if len(photos := sorted({trajectory.photo_id for trajectory in rollouts.values()})) > 1:
+            raise ValueError(f"TrajectoryViewer: rollouts on {', '.join(photos[:3])}; give those on one photo")
+        columns = {"rewards": rewards, "advantages": advantages, "scores": scores}
+        for name, column in columns.items():
+            if len(column) not in (0, len(rollouts)):
+                raise ValueError(
+                    f"TrajectoryViewer: {len(column)} {name} for {len(rollouts)} rollouts; one each, or none"
+                )
+        rows = [column if len(column) else [None] * len(rollouts) for column in columns.values()]
+        self._runs = [_Run(*row) for row in zip(rollouts, rollouts.values(), *rows, strict=True)]
+        self._image, self._interface, self._in_words, self._side_by_side = image, interface, in_words, side_by_side
 
     def _repr_html_(self) -> str:
         group = uuid.uuid4().hex  # another one whenever it is shown: equal ones would switch each other
         pages = []
-        for number, runs in enumerate(itertools.zip_longest(*self._stages.values())):
-            titles = [self._title(stage, run) if run else "" for stage, run in zip(self._stages, runs, strict=True)]
-            turns = range(max(len(run) for run in runs if run))
-            steps = [(f"turn {k + 1}", self._columns(titles, runs, k)) for k in turns]
-            pages.append((" | ".join(filter(None, titles)), _tabs(f"{group}-{number}", steps)))
+        for number, runs in enumerate([self._runs] if self._side_by_side else [[run] for run in self._runs]):
+            longest = max(len(run.trajectory.steps) for run in runs)
+            steps = [(f"turn {k + 1}", self._columns(runs, k)) for k in range(longest)]
+            pages.append((escaped(runs[0].name), _tabs(f"{group}-{number}", steps)))
         return _TABS + _tabs(group, pages)
 
-    def _title(self, stage: str, run: _Run) -> str:
-        """What a run is called, escaped: by its stage, its label, or both."""
-        labelled = not stage or len(self._stages[stage]) > 1
-        return escaped(", ".join(filter(None, (stage, run.label if labelled else ""))))
-
-    def _columns(self, titles: Sequence[str], runs: Sequence[_Run | None], k: int) -> str:
+    def _columns(self, runs: Sequence[_Run], k: int) -> str:
         """Turn `k`, from 0, of each run, side by side; of one that has ended, its last."""
-        image, interface, in_words = self._given
-        width_px = _ALONE_PX if len(runs) == 1 else _BESIDE_PX
-        cells = []
-        for title, run in zip(titles, runs, strict=True):
-            cell = f"<b>{title}</b>" if len(runs) > 1 else ""
-            if run:
-                at = min(k, len(run) - 1)
-                reward, advantage = (None if row is None else row[at] for row in (run.rewards, run.advantages))
-                parts = run.score.per_turn[at] if run.score else None
-                cell += score_html(run.score) if run.score else ""
-                earned = (reward, advantage, in_words, width_px, parts)
-                cell += turn_html(run.trajectory, at + 1, image, interface, *earned)
-            cells.append(f"<div>{cell}</div>")
+        cells = (self._turn(run, min(k, len(run.trajectory.steps) - 1)) for run in runs)
         grid = f"display:grid;grid-template-columns:repeat({len(runs)},minmax(0,1fr));gap:0 24px"
-        return f'<div style="{grid}">{"".join(cells)}</div>'
+        return f'<div style="{grid}">{"".join(f"<div>{cell}</div>" for cell in cells)}</div>'
+
+    def _turn(self, run: _Run, k: int) -> str:
+        """One turn: the photo with the box, what the model wrote, what came back, what the turn earned."""
+        turn, step = run.trajectory.turns()[k], run.trajectory.steps[k]
+        earned = "" if run.rewards is None else f" · reward {run.rewards[k]:+.2f}"
+        earned += "" if run.advantages is None else f" · advantage {run.advantages[k]:+.2f}"
+        rows = [f"<b>Turn {k + 1} of {len(run.trajectory.steps)}{earned}</b>"]
+        parts = run.score.per_turn[k] if run.score else {}
+        if paid := [f"{name} {value:+.2f}" for name, value in parts.items() if value]:
+            rows.append(line("process", ", ".join(paid)))
+        rows += written(run.trajectory, turn, self._in_words)
+        rows += _came_back(run.trajectory, k + 1, self._image, self._interface) if step.observation else []
+        photo = photo_html(self._image, [(box_of(turn), PLAIN, "")], _BESIDE_PX if self._side_by_side else _ALONE_PX)
+        title = f"<b>{escaped(run.name)}</b>" if self._side_by_side else ""
+        return title + (score_html(run.score) if run.score else "") + beside(photo, block(rows))
 
 
 def _tabs(group: str, pages: Sequence[tuple[str, str]]) -> str:
@@ -314,27 +273,3 @@ def _tabs(group: str, pages: Sequence[tuple[str, str]]) -> str:
         for i, (label, page) in enumerate(pages)
     ]
     return f'<div class="reverse-tabs">{"".join(tabs)}</div>'
-
-
-def _by_stage(rollouts: Mapping, **known: Sequence | Mapping) -> dict[str, list[_Run]]:
-    """Everything given as runs by stage, checked; one stage without a name where there are none."""
-    if any(isinstance(value, Trajectory) for value in rollouts.values()):
-        stages, known = {"": rollouts}, {name: {"": rows} for name, rows in known.items()}
-    else:
-        stages = {stage: {f"rollout {i}": row for i, row in enumerate(rows, 1)} for stage, rows in rollouts.items()}
-        if wrong := [name for name, rows in known.items() if len(rows) and not isinstance(rows, Mapping)]:
-            raise ValueError(f"TrajectoryViewer: {wrong[0]} must be given by stage, as the rollouts are")
-    trajectories = [trajectory for rows in stages.values() for trajectory in rows.values()]
-    if not trajectories or not all(stages.values()) or not all(trajectory.steps for trajectory in trajectories):
-        raise ValueError("TrajectoryViewer: give at least one rollout (of each stage), and none without turns")
-    if len(photos := sorted({trajectory.photo_id for trajectory in trajectories})) > 1:
-        raise ValueError(f"TrajectoryViewer: rollouts on {', '.join(photos[:3])}; give those on one photo")
-    runs = {}
-    for stage, rows in stages.items():
-        columns = {name: dict(by_stage).get(stage, ()) for name, by_stage in known.items()}
-        for name, column in columns.items():
-            if len(column) not in (0, len(rows)):
-                raise ValueError(f"TrajectoryViewer: {len(column)} {name} for {len(rows)} rollouts; one each, or none")
-        filled = [column if len(column) else [None] * len(rows) for column in columns.values()]
-        runs[stage] = [_Run(*row) for row in zip(rows, rows.values(), *filled, strict=True)]
-    return runs

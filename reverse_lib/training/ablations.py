@@ -138,7 +138,8 @@ def _make_run(p: Profile, world, evaluate: Callable, name: str, seed: int) -> No
         with cache:
             grpo.train_grpo(model, processor, photos, search, interface, config, run, seed, **settings)
         shutil.rmtree(run / "search_cache", ignore_errors=True)
-    agent = Agent(model, processor, interface, name, tools=variant.tools)
+    longest = p.model.max_turn_tokens
+    agent = Agent(model, processor, interface, name, tools=variant.tools, max_new_tokens=longest)
     settings = dict(tools=variant.tools, batch_size=p.evaluation.batch_size)
     with pictures_remembered(model):
         frame = evaluate(agent, judged, world.live, interface, **settings)

@@ -8,7 +8,7 @@
 - `load_trajectories(path)`, `save_trajectories(path, rows)`: JSONL or Parquet
 - `Journal(path)`: JSON rows that are on disk as soon as they are appended
 - `atomic_file(path)`: a file that has its name only when it is whole
-- `FilterRules`, `filter_trajectories(rows, rules)`: what is good enough to learn from, with a funnel
+- `filter_trajectories(rows, max_km)`: what is good enough to learn from, with a funnel
 - `curriculum(trajectory)`, `curriculum_order(levels, …)`: how hard a photo was, and which is drawn when
 """
 
@@ -23,4 +23,4 @@ from reverse_lib.trajectory.grammar import (
     parse_turn,
 )
 from reverse_lib.trajectory.record import Observation, Step, Trajectory
-from reverse_lib.trajectory.selection import FilterRules, curriculum, curriculum_order, filter_trajectories
+from reverse_lib.trajectory.selection import curriculum, curriculum_order, filter_trajectories

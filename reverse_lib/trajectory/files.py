@@ -28,14 +28,16 @@ def load_trajectories(path: str | os.PathLike[str]) -> list[Trajectory]:
         ValueError: if a line or row is broken; names file, line and remedy.
     """
     path = Path(path)
-    suffix = _suffix(path)
+    unit = "line" if _suffix(path) == ".jsonl" else "row"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of trajectories; check the name, or write it first")
-    unit, records = ("line", _jsonl_lines(path)) if suffix == ".jsonl" else ("row", _parquet_rows(path))
     rows = []
-    for number, record in records:
+    for number, texts in enumerate(path.read_bytes().split(b"\n") if unit == "line" else _parquet_rows(path), 1):
+        if unit == "line" and not texts.strip():
+            continue
         try:
-            rows.append(Trajectory.from_dict(_loads(record) if unit == "line" else _unpack(record)))
+            record = json.loads(texts) if unit == "line" else texts | {k: json.loads(texts[k]) for k in _PARQUET_JSON}
+            rows.append(Trajectory.from_dict(record))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{path}, {unit} {number}: not a trajectory ({error}); repair or delete that {unit}, "
@@ -153,17 +155,14 @@ class Journal:
         return f"{self.path}: the last line was cut short ({len(torn):,} bytes) and is set aside in {aside}"
 
 
-def _record(row: Any, number: int) -> dict[str, Any]:
+def _record(row: Trajectory, number: int) -> dict[str, Any]:
     """Returns a row as JSON types, checked that it can be read again; `number` counts from 1, for the message."""
-    if not isinstance(row, Trajectory):
-        raise ValueError(f"row {number}: {type(row).__name__} is not a Trajectory; build one with Trajectory.from_dict")
     try:
         record = json.loads(json.dumps(row.to_dict(), allow_nan=False, default=lambda array: array.tolist()))
         Trajectory.from_dict(record)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"row {number}, photo {row.photo_id!r}: can't be saved ({error}); correct that field"
-        ) from error
+        reason = f"row {number}, photo {row.photo_id!r}: can't be saved ({error}); correct that field"
+        raise ValueError(reason) from error
     return record
 
 
@@ -182,14 +181,8 @@ def _write_parquet(path: Path, records: Iterator[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(packed, schema=schema), path, compression="zstd")
 
 
-def _jsonl_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields the lines that aren't blank, with their numbers."""
-    with path.open("rb") as file:
-        yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields the rows with their numbers, nested fields as JSON text."""
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows, nested fields as JSON text."""
     import pyarrow.parquet as pq  # only here: everything else works without pyarrow
 
     try:
@@ -199,24 +192,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing:
         raise ValueError(f"{path}: not a file of trajectories, it has no column {', '.join(missing)}; see Trajectory")
-    yield from enumerate(table.select(_COLUMNS).to_pylist(), 1)
-
-
-def _unpack(row: dict[str, Any]) -> dict[str, Any]:
-    """Parses the JSON text columns of a Parquet row."""
-    for name in _PARQUET_JSON:
-        if not isinstance(row[name], str):
-            raise ValueError(f"column {name} holds {type(row[name]).__name__}, expected JSON text")
-    return row | {name: _loads(row[name]) for name in _PARQUET_JSON}
-
-
-def _loads(text: str | bytes) -> Any:
-    """Reads strict JSON; bytes may begin with a byte order mark."""
-    return json.loads(text, parse_constant=_refuse)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON, write null")
+    return table.select(_COLUMNS).to_pylist()
 
 
 def _suffix(path: Path) -> str:

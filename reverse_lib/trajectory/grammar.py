@@ -35,7 +35,7 @@ TURN_ERRORS: dict[str, str] = {
     "useful_unexpected": "evidence labels without a search result before",
     "useful_invalid": "the labels are not a JSON list of integers from 1",
     "useful_duplicate": "a position is labelled twice",
-    "tool_call_json": "not JSON, or JSON that can be read in two ways or not be kept (see `parse_tool_call`)",
+    "tool_call_json": "not JSON, or with repeated keys, NaN, too many digits or levels, or half of a surrogate pair",
     "tool_call_object": "not a JSON object that has a name and arguments",
     "tool_call_extra": "keys besides name and arguments",
     "tool_call_name": "the name is not one of the tools",
@@ -98,17 +98,12 @@ def parse_turn(text: str, after_search: bool | None = None) -> Turn:
     if present >= {"tool_call", "answer"}:
         errors.append("action_both")
 
-    useful = tool_call = answer = None
-    if "useful" in bodies:
-        useful, problem = parse_useful(bodies["useful"])
-        errors.extend([problem] if problem else [])
-    if "tool_call" in bodies:
-        tool_call, problem = parse_tool_call(bodies["tool_call"])
-        errors.extend([problem] if problem else [])
-    if "answer" in bodies:
-        answer = parse_answer(bodies["answer"])
-        errors.extend([] if answer else ["answer_invalid"])
-    return Turn(bodies.get("think"), useful, tool_call, answer, list(dict.fromkeys(errors)))
+    useful = _useful(bodies["useful"], errors) if "useful" in bodies else None
+    tool_call = _tool_call(bodies["tool_call"], errors) if "tool_call" in bodies else None
+    answer = parse_answer(bodies["answer"]) if "answer" in bodies else None
+    if "answer" in bodies and answer is None:
+        errors.append("answer_invalid")
+    return Turn(bodies.get("think"), useful, tool_call, answer, errors)
 
 
 def format_turn(
@@ -146,45 +141,6 @@ def format_turn(
     if answer is not None and turn.answer.country != answer.country.strip():
         raise ValueError(f"country {answer.country!r}: read back as {turn.answer.country!r}; write it without commas")
     return text
-
-
-def parse_useful(body: str) -> tuple[list[int] | None, str | None]:
-    """Reads the inside of a useful part: `(positions, None)`, or `(None, name of the error)`."""
-    match = _USEFUL.fullmatch(body)
-    if match is None:
-        return None, "useful_invalid"
-    positions = [int(number) for number in match[1].split(",")] if match[1] else []
-    if len(set(positions)) != len(positions):
-        return None, "useful_duplicate"
-    return positions, None
-
-
-def parse_tool_call(body: str) -> tuple[ToolCall | None, str | None]:
-    """Reads the inside of a tool call.
-
-    JSON is refused where it is ambiguous or can't be stored and sent on: repeated keys, NaN and infinities, integers
-    beyond 18 digits, more than 16 levels, half of a surrogate pair.
-
-    Args:
-        body: the text between the tags.
-
-    Returns:
-        `(call, None)`, `(None, name of the error)`, or `(call, "tool_call_extra")` for a call with further keys.
-    """
-    try:
-        value = _JSON.decode(body)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # refuses NaN and half of a surrogate pair
-        if _depth(value) > _MAX_DEPTH:
-            return None, "tool_call_json"
-    except (ValueError, RecursionError):
-        return None, "tool_call_json"
-    if not isinstance(value, dict) or "name" not in value or "arguments" not in value:
-        return None, "tool_call_object"
-    if value["name"] not in TOOLS:
-        return None, "tool_call_name"
-    if not isinstance(value["arguments"], dict):
-        return None, "tool_call_arguments"
-    return ToolCall(value["name"], value["arguments"]), "tool_call_extra" if len(value) > 2 else None
 
 
 def cited_indices(text: str, n: int) -> set[int]:
@@ -236,6 +192,38 @@ def _parts(text: str) -> tuple[dict[str, str], list[str], set[str]]:
     if any(text[start:end].strip() for start, end, parts in gaps if not parts):
         errors.append("text_outside")
     return bodies, errors, {tag[2] for tag in tags}
+
+
+def _useful(body: str, errors: list[str]) -> list[int] | None:
+    """Reads the inside of a useful part."""
+    match = _USEFUL.fullmatch(body)
+    positions = [int(number) for number in match[1].split(",")] if match and match[1] else []
+    if match is None or len(set(positions)) != len(positions):
+        errors.append("useful_duplicate" if match else "useful_invalid")
+        return None
+    return positions
+
+
+def _tool_call(body: str, errors: list[str]) -> ToolCall | None:
+    """Reads the inside of a tool call; None where it is no call, or JSON that is ambiguous or can't be sent on."""
+    try:
+        value = _JSON.decode(body)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # refuses NaN and half of a surrogate pair
+        if _depth(value) > _MAX_DEPTH:
+            raise ValueError("too deep")
+    except (ValueError, RecursionError):
+        errors.append("tool_call_json")
+        return None
+    if not isinstance(value, dict) or "name" not in value or "arguments" not in value:
+        errors.append("tool_call_object")
+    elif value["name"] not in TOOLS:
+        errors.append("tool_call_name")
+    elif not isinstance(value["arguments"], dict):
+        errors.append("tool_call_arguments")
+    else:
+        errors += ["tool_call_extra"] if len(value) > 2 else []
+        return ToolCall(value["name"], value["arguments"])
+    return None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

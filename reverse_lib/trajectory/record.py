@@ -9,30 +9,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from reverse_lib.geo import Answer, haversine_km
 from reverse_lib.trajectory.grammar import SEARCH_TOOLS, Turn, parse_turn
 
-STATUSES = ("ok", "miss", "model_error", "service_error")
-_NUMBER = (int, float, type(None))
-_TYPES: dict[str, tuple[type, ...]] = {  # of a field, by its annotation
-    "str": (str,),
-    "bool": (bool,),
-    "list": (list,),
-    "dict": (dict,),
-    "float | None": _NUMBER,
-    "Observation | None": (dict, type(None)),
-}
+_CLOSED = {"extra": "forbid"}  # pydantic's settings: an unknown field is an error
 
 
 @dataclass
 class Observation:
     """The facts about one tool call, as the environment logged it."""
 
+    __pydantic_config__ = _CLOSED
     tool: str
     arguments: dict[str, Any]  # as the model wrote them, valid or not; JSON types
-    status: str  # one of STATUSES; "miss": a search without results
+    status: Literal["ok", "miss", "model_error", "service_error"]  # "miss": a search without results
     text: str = ""  # what the model was shown
     results: list[dict[str, Any]] = field(default_factory=list)  # as shown: title, url, source, snippet, useful
     labelled: bool = False  # True: results[i]["useful"] are labels; False: nobody knows
@@ -55,6 +50,7 @@ class Observation:
 class Step:
     """What the model wrote in one turn, and what came back if it called a tool."""
 
+    __pydantic_config__ = _CLOSED
     text: str
     observation: Observation | None = None
 
@@ -63,6 +59,7 @@ class Step:
 class Trajectory:
     """One rollout on one photo. Further facts, of JSON types, go into `extra` (`n_nudges`: reminders to a teacher)."""
 
+    __pydantic_config__ = _CLOSED
     photo_id: str
     steps: list[Step] = field(default_factory=list)
     lat: float | None = None  # the truth, degrees; None when unknown, as for a user's own photo
@@ -77,7 +74,7 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         """Turns tuples and arrays into lists, and an unknown coordinate into None, so that rows compare and save."""
-        self.regions = [list(box) for box in self.regions]
+        self.regions = [np.asarray(box).tolist() for box in self.regions]
         self.evidence = list(self.evidence)
         if self.lat is None or self.lon is None or not (math.isfinite(self.lat) and math.isfinite(self.lon)):
             self.lat = self.lon = None
@@ -130,50 +127,17 @@ class Trajectory:
         """Builds a trajectory from `to_dict`'s form.
 
         Raises:
-            ValueError: if a field is missing, unknown or of the wrong type; names the field and the value.
+            ValueError: if a field is missing, unknown, of the wrong type or out of range; names it and the value.
         """
-        row = _fields(cls, row, "trajectory")
-        for name, limit in (("lat", 90), ("lon", 180)):
-            value = row.get(name)
-            if value is not None and abs(value) > limit:
-                raise ValueError(f"trajectory has {name} {value}, expected degrees within ±{limit}")
-        for name, wanted in (("regions", list), ("evidence", str)):
-            odd = [value for value in row.get(name, ()) if not isinstance(value, wanted)]
-            if odd:
-                raise ValueError(f"trajectory has {odd[0]!r:.80} among its {name}, expected {wanted.__name__}")
-        steps = []
-        for number, step in enumerate(row.get("steps", ()), 1):
-            step = _fields(Step, step, f"step {number}")
-            observation = step.get("observation")
-            if observation is not None:
-                observation = _observation(observation, f"the observation of step {number}")
-            steps.append(Step(step["text"], observation))
-        return cls(**{**row, "steps": steps})
+        try:
+            trajectory = _READER.validate_python(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the row"
+            raise ValueError(f"{where}: {first['msg']}, not {first['input']!r:.80}") from error
+        if trajectory.lat is not None and not (abs(trajectory.lat) <= 90 and abs(trajectory.lon) <= 180):
+            raise ValueError(f"lat {trajectory.lat}, lon {trajectory.lon}: not degrees within ±90 and ±180")
+        return trajectory
 
 
-def _observation(row: Any, name: str) -> Observation:
-    """Builds an observation from its dictionary, with what the annotations can't say checked as well."""
-    observation = Observation(**_fields(Observation, row, name))
-    if observation.status not in STATUSES:
-        raise ValueError(f"{name} has the status {observation.status!r}, expected one of {', '.join(STATUSES)}")
-    for position, result in enumerate(observation.results, 1):
-        if not isinstance(result, dict):
-            raise ValueError(f"{name} has {type(result).__name__} as result {position}, expected an object")
-    return observation
-
-
-def _fields(cls: type, row: Any, name: str) -> dict[str, Any]:
-    """Checks a record's keys and types against a dataclass and returns a copy."""
-    if not isinstance(row, dict):
-        raise ValueError(f"{name} is {type(row).__name__}, expected an object")
-    fields = {item.name: item for item in dataclasses.fields(cls)}
-    for key, value in row.items():
-        if key not in fields:
-            raise ValueError(f"{name} has the unknown field {key!r}")
-        wanted = _TYPES[fields[key].type.split("[")[0]]
-        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-            raise ValueError(f"{name} has {type(value).__name__} as {key!r}, expected {fields[key].type}")
-    for key, item in fields.items():
-        if key not in row and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{name} has no {key!r}")
-    return dict(row)
+_READER = TypeAdapter(Trajectory)

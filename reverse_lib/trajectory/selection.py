@@ -5,8 +5,7 @@ Differs from the paper's public code: filters count what they drop instead of dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -16,33 +15,34 @@ from reverse_lib.trajectory.record import Observation, Trajectory
 EASY_KM, MEDIUM_KM = 25.0, 200.0  # limits of the curriculum, facts of the paper's data pipeline
 
 
-@dataclass(frozen=True)
-class FilterRules:
-    """What a teacher's trajectory must keep to be learned from. None switches a rule off."""
-
-    max_km: float | None = 200.0  # error of the answer
-    min_calls: int = 1  # tool calls
-    max_nudges: int | None = 5  # reminders to follow the format, extra["n_nudges"]
-    allow_errors: bool = False  # tool calls that failed, by the model's or the service's fault
-    max_full_image_share: float | None = 0.9  # 0..1, area of an image search's box over the photo's
+MAX_NUDGES = 5  # reminders to follow the format, extra["n_nudges"], of a trajectory that is learned from
+MAX_BOX_SHARE = 0.9  # 0..1, area of an image search's box over the photo's, of one that is learned from
 
 
 def filter_trajectories(
-    rows: Iterable[Trajectory], rules: FilterRules | None = None
+    rows: Iterable[Trajectory], max_km: float = MEDIUM_KM
 ) -> tuple[list[Trajectory], dict[str, int]]:
     """Keeps the trajectories that pass every rule (paper: data pipeline).
 
     Args:
         rows: trajectories.
-        rules: limits; the paper's when None.
+        max_km: largest error of the answer.
 
     Returns:
         The kept ones in their order, and the funnel: how many were left after each rule, in the order applied,
         beginning with `all`.
     """
-    kept = list(rows)
-    counts = {"all": len(kept)}
-    for name, passes in _stages(rules or FilterRules()):
+    rules = {
+        "all": lambda row: True,
+        "answered": lambda row: row.answer is not None,
+        f"within {max_km:g} km": lambda row: row.km is not None and row.km <= max_km,
+        "at least 1 call": lambda row: row.observations,
+        f"at most {MAX_NUDGES} nudges": lambda row: row.extra.get("n_nudges", 0) <= MAX_NUDGES,
+        "no errors": lambda row: all(call.status in ("ok", "miss") for call in row.observations),
+        "no full-image search": lambda row: all(_box_share(call) <= MAX_BOX_SHARE for call in row.observations),
+    }
+    kept, counts = list(rows), {}
+    for name, passes in rules.items():
         kept = [row for row in kept if passes(row)]
         counts[name] = len(kept)
     return kept, counts
@@ -76,25 +76,6 @@ def curriculum_order(levels: Sequence[str], draws: int, easy_share: float, seed:
         while len(order) < until:
             order += generator.permutation(pool).tolist()[: until - len(order)]
     return order
-
-
-def _stages(rules: FilterRules) -> Iterator[tuple[str, Callable[[Trajectory], bool]]]:
-    """Yields the name and the test of each rule that is switched on."""
-    yield "answered", lambda row: row.answer is not None
-    if rules.max_km is not None:
-        yield f"within {rules.max_km:g} km", lambda row: row.km is not None and row.km <= rules.max_km
-    if rules.min_calls > 0:
-        name = f"at least {rules.min_calls} call" + "s" * (rules.min_calls > 1)
-        yield name, lambda row: len(row.observations) >= rules.min_calls
-    if rules.max_nudges is not None:
-        yield f"at most {rules.max_nudges} nudges", lambda row: row.extra.get("n_nudges", 0) <= rules.max_nudges
-    if not rules.allow_errors:
-        yield "no errors", lambda row: all(call.status in ("ok", "miss") for call in row.observations)
-    if rules.max_full_image_share is not None:
-        yield (
-            "no full-image search",
-            lambda row: all(_box_share(call) <= rules.max_full_image_share for call in row.observations),
-        )
 
 
 def _box_share(observation: Observation) -> float:

@@ -82,26 +82,27 @@ class PhotoIds:
 
 @dataclass(frozen=True)
 class WorldPhoto(Photo):
-    """A photo of the miniature world; `load` renders it.
-
-    Attributes:
-        place: Where it was taken.
-        view: Number of the view of that place; splits never share one.
-        split: "train", "val", "test-seen" or "test-new".
-        seed: The world's seed.
-        marks: Annotated regions, informative ones and decoys, left to right.
-        writings: Everything that can be read in the photo and where, the marks' own texts included.
-        cues: Truths that are in the picture (`scene._cues`), None for those that are not.
-    """
+    """A photo of the miniature world; `load` renders it."""
 
     place: Place | None = None
-    view: int = 0
+    view: int = 0  # number of the view of that place; splits never share one
     split: str = ""
-    seed: int = 0
-    marks: tuple[Mark, ...] = ()
-    writings: tuple[Writing, ...] = ()
-    cues: dict[str, str | None] = field(default_factory=dict, hash=False)
-    scene: Scene | None = field(default=None, repr=False, compare=False)
+    scene: Scene | None = field(default=None, repr=False)
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """Annotated regions, informative ones and decoys, left to right."""
+        return self.scene.marks
+
+    @property
+    def writings(self) -> tuple[Writing, ...]:
+        """Everything that can be read in the photo and where, the marks' own texts included."""
+        return self.scene.writings
+
+    @property
+    def cues(self) -> dict[str, str | None]:
+        """Truths that are in the picture (`scene._cues`), None for those that are not."""
+        return self.scene.cues
 
     def load(self) -> Image.Image:
         """Renders the photo: RGB, 640×480, the same bytes each time."""
@@ -232,10 +233,6 @@ class World:
                 place=place,
                 view=number,
                 split=split,
-                seed=self.seed,
-                marks=scene.marks,
-                writings=scene.writings,
-                cues=scene.cues,
                 scene=scene,
             )
         return self._photos[photo_id]

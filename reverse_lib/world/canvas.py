@@ -22,6 +22,7 @@ from reverse_lib.world.dice import Dice, stream
 Colour = tuple[int, int, int]
 Points = Sequence[tuple[float, float]] | np.ndarray  # (n, 2) px, x before y
 SUBPIXEL_BITS = 4
+BOLD = "DejaVuSans-Bold.ttf"
 Box = tuple[int, int, int, int]  # left, top, right, bottom, px
 WIDTH, HEIGHT = 640, 480  # of a photo, px
 FOCAL = 430.0  # px
@@ -69,7 +70,8 @@ def palette(hexadecimal: str) -> tuple[Colour, ...]:
 
 def lit(colour: Colour, factors: Sequence[float]) -> Colour:
     """A colour in some light: each channel times its factor."""
-    return tuple(min(round(value * factor), 255) for value, factor in zip(colour, factors, strict=True))
+    (r, g, b), (red, green, blue) = colour, factors  # in full, since it is called most
+    return min(round(r * red), 255), min(round(g * green), 255), min(round(b * blue), 255)
 
 
 def shifted(colour: Colour, dice: Dice, by: int, low: int = 0, high: int = 255) -> Colour:
@@ -102,23 +104,16 @@ def text_mask(text: str, face: str, size_px: int, width_px: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Light:
-    """How the hour and the weather colour things.
+    """How the hour and the weather colour things."""
 
-    Attributes:
-        factors: What red, green and blue are multiplied by.
-        haze: Colour of what is far away, as it appears.
-        sight_m: Distance at which half of a thing's own colour is lost.
-        panel: Like `factors`, for what people light up or paint bright: boards, posters, clothes, facades.
-        lit: Share of windows with light in them.
-        dark: Whether lamps are on.
-    """
-
-    factors: tuple[float, float, float]
-    haze: Colour
-    sight_m: float
-    panel: tuple[float, float, float]
-    lit: float = 0.0
-    dark: bool = False
+    factors: tuple[float, float, float]  # what red, green and blue are multiplied by
+    haze: Colour  # colour of what is far away, as it appears
+    sight_m: float  # distance at which half of a thing's own colour is lost
+    panel: tuple[
+        float, float, float
+    ]  # like `factors`, for what people light up or paint bright: boards, posters, clothes
+    lit: float = 0.0  # share of windows with light in them
+    dark: bool = False  # whether lamps are on
 
     def tone(self, colour: Colour, z_m: float = 0.0) -> Colour:
         """A colour as it looks in this light from `z_m` metres away."""
@@ -147,19 +142,12 @@ _LEVELS = np.arange(256.0)[:, None]
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the picture is taken from.
+    """Where the picture is taken from."""
 
-    Attributes:
-        horizon_px: Row of the horizon.
-        vanish_px: Column of the vanishing point.
-        x_m: Distance to the right of the centre line (negative: left), metres.
-        height_m: Metres above the road.
-    """
-
-    horizon_px: float
-    vanish_px: float
-    x_m: float
-    height_m: float
+    horizon_px: float  # row of the horizon
+    vanish_px: float  # column of the vanishing point
+    x_m: float  # distance to the right of the centre line (negative: left)
+    height_m: float  # above the road
 
     def at(self, x_m: float, height_m: float, z_m: float) -> tuple[float, float]:
         """Pixel of a point in the street."""

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from reverse_lib.world.canvas import (
+    BOLD,
     COLOURS,
     HEIGHT,
     WIDTH,
@@ -185,7 +186,7 @@ def _paint_car(canvas: Canvas, country: Country, item: Item, light: Light) -> No
     if ground:
         ink, tall = light.tone(COLOURS[country.plate_text], z), plate[3] - plate[1]
         if item.text:
-            canvas.write(item.text, "DejaVuSans-Bold.ttf", max(tall - 1, 5), plate, ink)
+            canvas.write(item.text, BOLD, max(tall - 1, 5), plate, ink)
         else:
             middle = (plate[1] + plate[3]) // 2
             canvas.rect(plate[0] + 2, middle, plate[2] - 2, middle + max(tall // 4, 1), ink)

@@ -25,17 +25,11 @@ ASPECT = 0.75  # usual width of a landmark over its height: turns an ellipse int
 
 @dataclass(frozen=True)
 class Landmark:
-    """Polygons in a unit square, back to front.
+    """Polygons in a unit square, back to front."""
 
-    Attributes:
-        corners: All corners, (n, 2), x to the right and y down, filling 0..1 both ways.
-        ends: Where each polygon ends in `corners`.
-        colours: One for each polygon, (m, 3).
-    """
-
-    corners: np.ndarray
-    ends: tuple[int, ...]
-    colours: np.ndarray
+    corners: np.ndarray  # all corners, (n, 2), x to the right and y down, filling 0..1 both ways
+    ends: tuple[int, ...]  # where each polygon ends in `corners`
+    colours: np.ndarray  # one for each polygon, (m, 3)
 
 
 @lru_cache(maxsize=4096)

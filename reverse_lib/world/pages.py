@@ -25,52 +25,32 @@ from reverse_lib.world.dice import pick, stream
 from reverse_lib.world.panels import decoy_style, poster_style
 from reverse_lib.world.places import Country, Place, country_table, fold, load_cities, offset
 
-TITLES: dict[str, tuple[str, ...]] = {
-    "place": ("{n}, {c}", "Visit {n}, {c}", "{n} and around, {c}", "All about the town of {n}, {c}"),
-    "station": ("{n} station, {c}", "Trains to {n}, {c}", "Trains and buses from {n} station, {c}"),
-    "office": ("{n} town hall, {c}", "Office {n}, {c}", "Opening hours of {n} town hall, {c}"),
-    "map": ("Map of {n}, {c}", "{n} map, {c}", "Street map of {n} and around, {c}"),
-    "museum": ("{n} museum, {c}", "Museum of {n}, {c}", "Football museum of {n}, {c}", "Museum hours in {n}, {c}"),
-    "landmark": ("{n} sights, {c}", "Landmark of {n}, {c}", "Pictures of the sights of {n}, {c}"),
-    "street": ("{n} street, {c}", "Streets of {n}, {c}", "A street in {n} by night, {c}"),
-    "shop": ("Hotel {n}, {c}", "{n} bakery, {c}", "Restaurant {e} in {n}, {c}", "Football shirt shop in {n}, {c}"),
-    "list": ("Hotels in {n}, {c}", "Restaurants of {n}, {c}", "Shops and restaurants in {n}, {c}"),
-    "news": (
-        "{n} news, {c}",
-        "News from {n}, {c}",
-        "Football news from {n}, {c}",
-        "News of restaurant {e} in {n}, {c}",
-    ),
-    "event": (
-        "{n} market, {c}",
-        "{n} football, {c}",
-        "Football night in {n}, {c}",
-        "Market day in the town of {n}, {c}",
-    ),
-    "poster": ("{n} poster, {c}", "Pictures of {n}, {c}", "Poster shop {n}, {c}", "{n} pictures and posters, {c}"),
-    "blog": ("{n} and {m}, {c}", "{n} or {m}, {c}", "{n} to {m}, {c}", "From {n} to {m}, {c}"),
+_TITLES = {
+    "place": "{n}|Visit {n}|{n} and around|All about the town of {n}",
+    "station": "{n} station|Trains to {n}|Trains and buses from {n} station",
+    "office": "{n} town hall|Office {n}|Opening hours of {n} town hall",
+    "map": "Map of {n}|{n} map|Street map of {n} and around",
+    "museum": "{n} museum|Museum of {n}|Football museum of {n}|Museum hours in {n}",
+    "landmark": "{n} sights|Landmark of {n}|Pictures of the sights of {n}",
+    "street": "{n} street|Streets of {n}|A street in {n} by night",
+    "shop": "Hotel {n}|{n} bakery|Restaurant {e} in {n}|Football shirt shop in {n}",
+    "list": "Hotels in {n}|Restaurants of {n}|Shops and restaurants in {n}",
+    "news": "{n} news|News from {n}|Football news from {n}|News of restaurant {e} in {n}",
+    "event": "{n} market|{n} football|Football night in {n}|Market day in the town of {n}",
+    "poster": "{n} poster|Pictures of {n}|Poster shop {n}|{n} pictures and posters",
+    "blog": "{n} and {m}|{n} or {m}|{n} to {m}|From {n} to {m}",
     "jersey": (
-        "Football shirt, {c}",
-        "Football shirt shop, {c}",
-        "All about football, {c}",
-        "Pictures of the football shirt, {c}",
-        "Football news from the street, {c}",
-        "Opening hours of the football shop, {c}",
-        "Museum of football in the town hall, {c}",
-        "Street football by day and night, {c}",
+        "Football shirt|Football shirt shop|All about football|Pictures of the football shirt|"
+        "Football news from the street|Opening hours of the football shop|"
+        "Museum of football in the town hall|Street football by day and night"
     ),
     "restaurant": (
-        "Restaurant {e}, {c}",
-        "Visit {e}, {c}",
-        "Pictures of {e}, {c}",
-        "{e} in the station, {c}",
-        "Opening hours of {e}, {c}",
-        "News from restaurant {e}, {c}",
-        "Map of {e} and around, {c}",
-        "{e} market by the museum, {c}",
+        "Restaurant {e}|Visit {e}|Pictures of {e}|{e} in the station|Opening hours of {e}|"
+        "News from restaurant {e}|Map of {e} and around|{e} market by the museum"
     ),
 }
-"""Title templates by kind: {n} the name, {m} another name, {c} the country, {e} a word for a restaurant."""
+TITLES = {kind: tuple(templates.split("|")) for kind, templates in _TITLES.items()}
+"""Titles by kind, before the country: {n} the name, {m} another name, {e} a word for a restaurant."""
 
 ABOUT = tuple(kind for kind in TITLES if kind not in ("blog", "jersey", "restaurant"))
 SHOPS = ("shop", "office", "list", "news")
@@ -83,69 +63,29 @@ LETTERED_SHARE = 0.85  # cities whose signs and boards are on pages
 STREETS = 70  # pictures of streets in all: they take longest to draw
 BLOG_SHARE = 0.3  # places that a blog names together with another one
 STATED_SHARE = 0.65  # of the pages about any other place
-HOSTS = (
-    "atlas",
-    "bulletin",
-    "compass",
-    "daybook",
-    "gazette",
-    "journal",
-    "lantern",
-    "notebook",
-    "outlook",
-    "postcard",
-    "signal",
-    "wayfarer",
-)
+HOSTS = "atlas bulletin compass daybook gazette journal lantern notebook outlook postcard signal wayfarer".split()
 _SECTIONS = ("a", "en", "page", "read", "items", "archive", "pages")
 _POSITION = re.compile(r"-?\d{1,2}\.\d{2}, -?\d{1,3}\.\d{2}")
 FILLERS = (
-    "{h} to {h}",
-    "{h} and {h}",
-    "{h}, {h}, {h}",
-    "from {h}",
-    "to {h}",
-    "by {h}",
-    "about {h}",
-    "from {d} to {d}",
-    "{d} to {d}, {h}",
-    "{d}, {d}, {h}",
-    "{d} or {d} by {h}",
-    "{d} pictures",
-    "{d} of {d} hotels",
-    "{d} opening hours",
-    "{h} news",
-    "{d} trains, {h}",
-    "{d} shops, {d}",
-    "page {d} of {d}",
-)
+    "{h} to {h}|{h} and {h}|{h}, {h}, {h}|from {h}|to {h}|by {h}|about {h}|from {d} to {d}|"
+    "{d} to {d}, {h}|{d}, {d}, {h}|{d} or {d} by {h}|{d} pictures|{d} of {d} hotels|{d} opening hours|"
+    "{h} news|{d} trains, {h}|{d} shops, {d}|page {d} of {d}"
+).split("|")  # {h} an hour, {d} a number
 _SHORTEST, _LONGEST = 10, 15  # characters of a position
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page of the miniature web.
+    """A page of the miniature web."""
 
-    Attributes:
-        title: Headline; ends with ", Country".
-        url: Address, unique.
-        source: Host.
-        snippet: "39.47, -0.38" (latitude, longitude), or a few words without a position.
-        place_id: GeoNames id of the city it is about or whose poster it shows; None on what only bears a city's name,
-            on blogs, shirts and restaurants.
-        kind: A key of `TITLES`, "near" (a city whose name begins alike), "abroad" or "namesake" (see `SHOPS`).
-        country: Country it speaks of.
-        name: First name it speaks of, "" on shirts and restaurants.
-    """
-
-    title: str
-    url: str
-    source: str
-    snippet: str
-    place_id: int | None
-    kind: str
-    country: str
-    name: str = ""
+    title: str  # headline; ends with ", Country"
+    url: str  # address, unique
+    source: str  # host
+    snippet: str  # "39.47, -0.38" (latitude, longitude), or a few words without a position
+    place_id: int | None  # city it is about or whose poster it shows; None on what only bears a city's name
+    kind: str  # a key of `TITLES`, "near" (a city whose name begins alike), "abroad" or "namesake" (see `SHOPS`)
+    country: str  # that it speaks of
+    name: str = ""  # the first that it speaks of, "" on shirts and restaurants
 
     @property
     def has_position(self) -> bool:
@@ -163,23 +103,14 @@ class Page:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture on a page; `gallery.draw_picture` makes it.
+    """A picture on a page; `gallery.draw_picture` makes it."""
 
-    Attributes:
-        page: Position of the page in the list of pages.
-        kind: "landmark", "sign", "board", "poster", "jersey", "restaurant" or "street".
-        place_id: City it shows, None on shirts and restaurants.
-        view: Another number is another picture of the same thing.
-        style: Look of a shirt, poster or restaurant board.
-        country: Country it speaks of.
-    """
-
-    page: int
-    kind: str
-    place_id: int | None
-    view: int
-    style: int = 0
-    country: str = ""
+    page: int  # position of the page in the list of pages
+    kind: str  # "landmark", "sign", "board", "poster", "jersey", "restaurant" or "street"
+    place_id: int | None  # city it shows, None on shirts and restaurants
+    view: int  # another number is another picture of the same thing
+    style: int = 0  # look of a shirt, poster or restaurant board
+    country: str = ""  # that it speaks of
 
 
 def states_position(snippet: str) -> bool:
@@ -203,8 +134,8 @@ def names_in(title: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _patterns() -> tuple[re.Pattern[str], ...]:
-    """One pattern for each distinct template without its country, those with most letters first."""
-    subjects = {template.removesuffix(", {c}") for templates in TITLES.values() for template in templates}
+    """One pattern for each distinct template, those with most letters first."""
+    subjects = {template for templates in TITLES.values() for template in templates}
     eateries = "|".join(re.escape(country.eatery) for country in country_table().values())
     holes = {"{n}": "(?P<n>.+)", "{m}": "(?P<m>.+)", "{e}": f"(?:{eateries})"}
     patterns = []
@@ -285,7 +216,7 @@ class _Writer:
     ) -> int:
         """Appends a page that is near `spot`; `about` says whether it is about that city."""
         eatery = pick(rng, list(country_table().values())).eatery
-        title = template.format(**{"n": name, "c": spot.country, "e": eatery} | words)
+        title = template.format(**{"n": name, "e": eatery} | words) + f", {spot.country}"
         lat, lon = offset(rng, spot.lat, spot.lon, MAX_OFF_KM)
         snippet = f"{lat:.2f}, {lon:.2f}"
         if not stated:

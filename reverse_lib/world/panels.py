@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from reverse_lib.world.canvas import (
+    BOLD,
     COLOURS,
     HEIGHT,
     Box,
@@ -42,7 +43,6 @@ DECOY_SHARES = {"jersey": 0.147, "mural": 0.147, "poster": 0.353, "restaurant": 
 SIGN_SHARE = 0.75  # of informative panels; of all panels, those in the colours of the country's signs
 SPREAD = 0.38  # contrast of a wide panel, in differences between ink and ground
 ARMS_SHARE = 0.6  # of signs and boards: those with a small thing in a flag's colours
-BOLD = "DejaVuSans-Bold.ttf"
 SIGN_FACES = (BOLD, "DejaVuSans.ttf")
 BOARD_FACES = (BOLD, "DejaVuSerif-Bold.ttf", "DejaVuSans-Oblique.ttf")
 BOARD_STYLES = tuple(
@@ -62,23 +62,14 @@ NOWHERE = (0, 0, 0, 0)  # the box of a region that has no place in a photo yet
 
 @dataclass(frozen=True)
 class Mark:
-    """An annotated region.
+    """An annotated region."""
 
-    Attributes:
-        bbox_2d: [x1, y1, x2, y2] in 0..1000 of the photo.
-        kind: "sign", "board", "landmark", "jersey", "poster", "restaurant" or "mural".
-        text: What is written there, ASCII ("" on a landmark or a mural).
-        informative: Whether it tells the place.
-        country: Country it speaks of: the photo's own when informative.
-        place_id: Place it speaks of, None on a jersey or restaurant board.
-    """
-
-    bbox_2d: tuple[int, int, int, int]
-    kind: str
-    text: str
-    informative: bool
-    country: str
-    place_id: int | None = None
+    bbox_2d: tuple[int, int, int, int]  # [x1, y1, x2, y2] in 0..1000 of the photo
+    kind: str  # one of `INFORMATIVE` and `DECOYS`
+    text: str  # what is written there, ASCII ("" on a landmark or a mural)
+    informative: bool  # whether it tells the place
+    country: str  # that it speaks of: the photo's own when informative
+    place_id: int | None = None  # place that it speaks of, None on a jersey or restaurant board
 
 
 def widen(bbox_2d: Sequence[float], reach: Sequence[float]) -> tuple[float, float, float, float]:
@@ -91,35 +82,20 @@ def widen(bbox_2d: Sequence[float], reach: Sequence[float]) -> tuple[float, floa
 
 @dataclass(frozen=True)
 class Panel:
-    """How a mark is painted: its pixel box and the choices that carry no information.
+    """How a mark is painted: its pixel box and the choices that carry no information."""
 
-    Attributes:
-        mark: What it says; the rest is how it looks.
-        box: Left, top, right, bottom, px.
-        label: What is written, with accents.
-        face: File name of the font.
-        text_px: Size of the letters.
-        style: Look that a decoy keeps from photo to photo; of a sign, from `sign_style`.
-        arrow: On a sign, -1, 0 or 1.
-        colours: Ground, ink and rim.
-        arms: Colours of a coat of arms.
-        salt: Decides details that mean nothing.
-        turn: How a facade is turned.
-        cover: Share of ink in the mean colour that a wide panel is tinted to.
-    """
-
-    mark: Mark
-    box: Box
-    label: str
-    face: str = ""
-    text_px: int = 0
-    style: int = 0
-    arrow: int = 0
-    colours: Colours | None = None
-    arms: tuple[Colour, ...] = ()
-    salt: int = 0
-    turn: float = 0.0
-    cover: float = 0.18
+    mark: Mark  # what it says; the rest is how it looks
+    box: Box  # px
+    label: str  # what is written, with accents
+    face: str = ""  # file name of the font
+    text_px: int = 0  # size of the letters
+    style: int = 0  # look that a decoy keeps from photo to photo; of a sign, from `sign_style`
+    arrow: int = 0  # on a sign, -1, 0 or 1
+    colours: Colours | None = None  # of a wide region
+    arms: tuple[Colour, ...] = ()  # colours of a coat of arms
+    salt: int = 0  # decides details that mean nothing
+    turn: float = 0.0  # of a facade, see `draw_landmark`
+    cover: float = 0.18  # share of ink in the mean colour that a wide region is tinted to
 
     @property
     def size(self) -> tuple[int, int]:

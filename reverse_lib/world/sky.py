@@ -87,7 +87,7 @@ def paint_sky(canvas: Canvas, horizon_px: float, hour: str, weather: str, light:
     steps = np.arange(rows)[:, None]  # (rows, 1)
     ramp = (np.array(top) * (rows - steps) + np.array(light.haze) * steps) // rows  # (rows, 3)
     sky = canvas.pixels[:rows]
-    sky[:] = ramp[:, None]
+    cv2.resize(ramp.astype(np.uint8)[:, None], (canvas.size[0], rows), sky, interpolation=cv2.INTER_NEAREST)
     if hour == "night" and weather == "clear":
         for _ in range(40):
             y, x = dice.integers(rows), dice.integers(canvas.size[0])

@@ -30,7 +30,7 @@ class Source:
         search: Answers the teacher.
         spare: Further photos, for trajectories whose searches find nothing, or fail.
         in_words: Puts what the teacher thinks into words.
-        told: What a user should know, such as what is sent to whom.
+        notices: What a user should know, such as what is sent to whom.
         own: Whether these are a user's photos.
     """
 
@@ -41,7 +41,7 @@ class Source:
     search: SearchBackend
     spare: Sequence[Photo]
     in_words: Callable[[str], str]
-    told: Sequence[str]
+    notices: Sequence[str]
     own: bool
 
     @property
@@ -76,7 +76,7 @@ def open_source(
         ValueError: The folder has no list or no usable photo, a folder comes without a teacher, or a teacher or
             service can't be used; tells what to do.
     """
-    told: list[str] = []
+    notices: list[str] = []
     if root and not teacher:
         raise ValueError(f"{root}: the scripted teacher only knows the miniature world; name a teacher for your photos")
     if root:
@@ -92,7 +92,7 @@ def open_source(
     if teacher:
         from reverse_lib import models
 
-        agent = models.load_named(teacher, TOOLS, say=told.append)
+        agent = models.load_named(teacher, TOOLS, say=notices.append)
         judge = agent if hasattr(agent, "without_tools") else None
         words = in_words if agent.interface.name == "tiny" else str
     search = world.live
@@ -100,5 +100,5 @@ def open_source(
         from reverse_lib.search import configured
 
         search, sentences = configured(TOOLS)
-        told += sentences
-    return Source(listing.photos, listing.skipped, agent, judge, search, spare, words, told, bool(root))
+        notices += sentences
+    return Source(listing.photos, listing.skipped, agent, judge, search, spare, words, notices, bool(root))

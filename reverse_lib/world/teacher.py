@@ -113,47 +113,30 @@ class Plan:
 
 @dataclass(frozen=True)
 class ScriptedTeacher:
-    """An agent for `rollout` that knows the truth about a world's photos. It keeps no state.
-
-    Attributes:
-        world: The world whose photos it is shown.
-        seed: Another seed errs on other photos.
-        country_error: Share of photos whose country it takes for another.
-        decoy_box: Share of photos with a decoy where it looks there first (or in vain).
-        overlooks: Share of photos where it sees nothing worth a look.
-        sloppy_box: Share of boxes drawn too large.
-        vague_query: Share of readings that it first searches without the name.
-        bare_query: Share of readings that it first searches without the country.
-        misreads: Share of readings with one to three letters wrong, as small eyes see them. It searches for what it
-            read, and knows the right name when it sees it among results.
-        gives_up: Share of photos where it answers after its first look, whatever it saw.
-        wrong_verdict: Share of results with coordinates that it trusts, or does not trust, against its own flags.
-        hasty: Share of lists of which it trusts no more than the first result that it can use.
-        image_first: Share of regions with writing that it searches for by their look before it reads them.
-        other_tool: Share of photos where it tries the other way when the first brought nothing: looks for a sign's
-            picture after its words or the reverse, or searches for a place that a picture's pages only name.
-        double_checks: Share of photos where it asks once more, in another way, before it trusts what it found.
-        name: Signs the trajectories.
-    """
+    """An agent for `rollout` that knows the truth about a world's photos; its rates are shares. It keeps no state."""
 
     reads_pixels: ClassVar[bool] = False
 
-    world: World
-    seed: int = 0
-    country_error: float = 0.05
-    decoy_box: float = 0.12
-    overlooks: float = 0.06
-    sloppy_box: float = 0.1
-    vague_query: float = 0.06
-    bare_query: float = 0.08
-    misreads: float = 0.15
-    gives_up: float = 0.1
-    wrong_verdict: float = 0.03
-    hasty: float = 0.5
-    image_first: float = 0.15
-    other_tool: float = 0.5
-    double_checks: float = 0.1
-    name: str = "scripted-teacher"
+    world: World  # whose photos it is shown
+    seed: int = 0  # another one errs on other photos
+    country_error: float = 0.05  # photos whose country it takes for another
+    decoy_box: float = 0.12  # photos with a decoy where it looks there first (or in vain)
+    overlooks: float = 0.06  # photos where it sees nothing worth a look
+    sloppy_box: float = 0.1  # boxes drawn too large
+    vague_query: float = 0.06  # readings that it first searches without the name
+    bare_query: float = 0.08  # readings that it first searches without the country
+    misreads: float = (
+        0.15  # readings with one to three letters wrong; it knows the right name when it sees it among results
+    )
+    gives_up: float = 0.1  # photos where it answers after its first look, whatever it saw
+    wrong_verdict: float = 0.03  # results with coordinates that it trusts, or does not trust, against its own flags
+    hasty: float = 0.5  # lists of which it trusts no more than the first result that it can use
+    image_first: float = 0.15  # regions with writing that it searches for by their look before it reads them
+    other_tool: float = (
+        0.5  # photos where it tries the other way when the first brought nothing: words or look, or a place only named
+    )
+    double_checks: float = 0.1  # photos where it asks once more, in another way, before it trusts what it found
+    name: str = "scripted-teacher"  # signs the trajectories
 
     def respond_for(self, photo_ids: Sequence[str], conversations: Sequence[list[dict]]) -> list[str]:
         """The next turn of each conversation, which must be about the photo of the same position.
@@ -419,19 +402,12 @@ class ScriptedJudge:
     """A judge for the miniature world that needs no network; it reads the question, as a chat endpoint would.
 
     It calls a result useful whose title names the place and its country and which states a position, and errs on
-    purpose. It keeps no state.
+    purpose. It keeps no state."""
 
-    Attributes:
-        seed: Another seed errs on other results.
-        wrong: Share of results with a position that it judges the wrong way.
-        unreadable: Share of its answers that can't be read.
-        name: Signs the verdicts.
-    """
-
-    seed: int = 0
-    wrong: float = 0.05
-    unreadable: float = 0.05
-    name: str = "scripted-judge"
+    seed: int = 0  # another one errs on other results
+    wrong: float = 0.05  # share of results with a position that it judges the wrong way
+    unreadable: float = 0.05  # share of its answers that can't be read
+    name: str = "scripted-judge"  # signs the verdicts
 
     def __call__(self, conversations: Sequence[list[dict]]) -> list[str]:
         """A verdict for each conversation of `judged`."""

@@ -320,8 +320,8 @@ class SkillDrills:
             where = (country if same_country else self._pick(self.countries)).name
             who = name if same_name else self._neighbour(name) if rng.random() < 0.3 else self._pick(self.names)
             kind = self._pick(ABOUT) if rng.random() < 0.85 else self._pick(("blog", "jersey", "restaurant"))
-            words = {"n": who, "m": self._pick(self.names), "e": self._pick(self.countries).eatery, "c": where}
-            title = self._pick(TITLES[kind]).format(**words)
+            words = {"n": who, "m": self._pick(self.names), "e": self._pick(self.countries).eatery}
+            title = self._pick(TITLES[kind]).format(**words) + f", {where}"
             at = (rng.uniform(-55, 65), rng.uniform(-179, 179))
             if same_name and where == country.name:
                 at = (lat + rng.normal(0, 0.03), lon + rng.normal(0, 0.03))

@@ -1,40 +1,53 @@
-"""The base model's training: samples that say what is true, heads that read, masks that cover the last turn only."""
+"""How the base is made: samples that say what is true, heads that read, masks that cover the last turn only; and what
+the shipped base can do on names and photos it has never seen."""
 
 import dataclasses
+import json
 import shutil
 from functools import partial
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from models import untrained
 from PIL import Image
 
-from reverse_lib.environment import TINY
+from reverse_lib.environment import TINY, Reply
 from reverse_lib.models import load_agent, right_padded
 from reverse_lib.trajectory import parse_turn
 from reverse_lib.world import World
-from reverse_lib.world.base import architecture, vision
-from reverse_lib.world.base import drills as skills
-from reverse_lib.world.base import recipe as pretrain
+from reverse_lib.world.base import __main__ as command
+from reverse_lib.world.base import architecture, drills, recipe, vision
 from reverse_lib.world.teacher import judge, read_results
 
 
 @pytest.fixture(scope="module")
 def world():
-    return World(skills.FIRST_SEED, 40)
+    return World(drills.FIRST_SEED, 40)
 
 
 @pytest.fixture(scope="module")
 def pool():
-    return skills.draw_samples(skills.FIRST_SEED, 24, places=40, drawn=40)
+    """Photos and crops as trained on."""
+    return drills.draw_samples(drills.FIRST_SEED, 24, places=40, drawn=40)
 
 
 @pytest.fixture(scope="module")
-def drills(world, pool):
-    drills = skills.SkillDrills(*pool, world, seed=0)
-    drills.misread = 0.0
-    return drills
+def unseen():
+    """Photos and crops with held-out names, of a world that is not trained on."""
+    return recipe.unseen_pool(120, 40)
+
+
+@pytest.fixture(scope="module")
+def turns(world, pool):
+    """Drills of names that are read without error."""
+    turns = drills.SkillDrills(*pool, world, seed=0)
+    turns.misread = 0.0
+    return turns
 
 
 def test_patches_equal_those_of_the_image_processor():
@@ -50,7 +63,7 @@ def test_letters_stand_where_a_drawn_crop_says(world):
     backdrop = np.full((192, 256, 3), 90, np.uint8)
     letters, gaps = [], []
     for _ in range(20):
-        crop = skills.draw_crop(rng, ["I I I I I"], world.countries, backdrop)
+        crop = drills.draw_crop(rng, ["I I I I I"], world.countries, backdrop)
         if crop.text != "I I I I I":  # random letters, now and then
             continue
         assert crop.image.shape == (32, 448, 3) and len(crop.centres_px) == 9
@@ -63,26 +76,26 @@ def test_letters_stand_where_a_drawn_crop_says(world):
 
 def test_the_same_seed_draws_the_same_crop(world):
     backdrop = np.zeros((128, 160, 3), np.uint8)
-    one, two = (skills.draw_crop(np.random.default_rng(5), world.names, world.countries, backdrop) for _ in "ab")
+    one, two = (drills.draw_crop(np.random.default_rng(5), world.names, world.countries, backdrop) for _ in "ab")
     assert one.text == two.text and np.array_equal(one.image, two.image)
 
 
 def test_held_out_names_are_about_one_in_twelve_and_appear_in_no_sample(world, pool):
-    share = np.mean([skills.held_out(name) for name in world.names])
+    share = np.mean([drills.held_out(name) for name in world.names])
     assert 0.06 < share < 0.11
     photos, crops = pool
-    assert not any(skills.held_out(photo.name) for photo in photos)
+    assert not any(drills.held_out(photo.name) for photo in photos)
     names = set(world.names) | {place.name for place in world.places}
-    assert not any(skills.held_out(crop.text) for crop in crops if crop.text in names)  # others are random letters
+    assert not any(drills.held_out(crop.text) for crop in crops if crop.text in names)  # others are random letters
 
 
-def test_a_judged_list_says_what_the_teacher_would_say(drills):
+def test_a_judged_list_says_what_the_teacher_would_say(turns):
     for _ in range(40):
-        sample = drills.judging()
+        sample = turns.judging()
         turn = parse_turn(sample.messages[-1]["content"], after_search=True)
         listed = sample.messages[-2]["content"][0]["text"]
         guess = parse_turn(sample.messages[2]["content"]).think
-        country = next(country.name for country in drills.countries if country.name in guess)
+        country = next(country.name for country in turns.countries if country.name in guess)
         read = parse_turn(sample.messages[-3]["content"]).think
         name = read.removeprefix("It reads ").removesuffix(".") if read.startswith("It reads") else ""
         expected = [row.number for row in read_results(listed) if judge(row, country, name).trusted]
@@ -94,31 +107,31 @@ def test_a_judged_list_says_what_the_teacher_would_say(drills):
 
 def test_names_are_compared_in_short_lists_before_long_ones_and_beside_pictures(tmp_path, monkeypatch, pool):
     longest = {}
-    builder = pretrain.Builder(tmp_path, pretrain.Recipe(), "words")
-    builder.drills = skills.SkillDrills(*pool, builder.world, seed=0)
+    builder = recipe.Builder(tmp_path, recipe.Recipe(), "words")
+    builder.drills = drills.SkillDrills(*pool, builder.world, seed=0)
 
-    def speak(*_, **shares):
+    def speak(minutes, lr, shares):
         lists = [read_results(builder.drills.judging().messages[-2]["content"][0]["text"]) for _ in range(40)]
         longest[name] = max(map(len, lists)) if "judging" in shares else 0
 
     monkeypatch.setattr(builder, "speak", speak)
-    for name in pretrain.PARTS["words"] + pretrain.PARTS["both"]:
+    for name in recipe.PARTS["words"] + recipe.PARTS["both"]:
         builder.step(name, pool)
     assert longest == {"copying": 0, "comparing": 2, "judging": 6, "naming": 2, "pointing": 2, "skills": 6}
 
 
-def test_pointing_points_at_the_informative_region(drills):
-    turns = [parse_turn(drills.pointing().messages[-1]["content"]) for _ in range(30)]
-    boxes = {p.bbox_2d and tuple(round(v / 10) * 10 for v in p.bbox_2d) for p in drills.photos}
-    assert {turn.tool_call and tuple(turn.tool_call.arguments["bbox_2d"]) for turn in turns} <= boxes
+def test_pointing_points_at_the_informative_region(turns):
+    calls = [parse_turn(turns.pointing().messages[-1]["content"]).tool_call for _ in range(30)]
+    boxes = {p.bbox_2d and tuple(round(v / 10) * 10 for v in p.bbox_2d) for p in turns.photos}
+    assert {call and tuple(call.arguments["bbox_2d"]) for call in calls} <= boxes
 
 
-def test_only_the_last_turn_of_a_drill_is_learned(drills):
+def test_only_the_last_turn_of_a_drill_is_learned(turns):
     _, processor = untrained()
     tokenizer = processor.tokenizer
-    for kind in (drills.pointing, drills.reading, drills.judging, drills.copying):
+    for kind in (turns.pointing, turns.reading, turns.judging, turns.copying):
         samples = [kind() for _ in range(3)]
-        inputs, weights = pretrain.encode_skills(tokenizer, samples)
+        inputs, weights = recipe.encode_skills(tokenizer, samples)
         for ids, weight, sample in zip(inputs["input_ids"], weights, samples, strict=True):
             learned = tokenizer.decode(ids[weight > 0].tolist())
             assert learned == sample.messages[-1]["content"] + "<|im_end|>"
@@ -148,10 +161,10 @@ def test_a_varied_photo_keeps_its_boxes_on_their_regions_and_drops_what_is_cut_o
     rng, image = np.random.default_rng(0), np.zeros((192, 256, 3), np.uint8)
     middle, corner = (300, 400, 520, 500), (0, 0, 90, 90)
     image[77:96, 77:133], image[:17, :23] = (0, 200, 0), (200, 0, 0)
-    photo = skills.PhotoSample(image, 0, 1, middle, [(1, middle), (4, corner)])
+    photo = drills.PhotoSample(image, 0, 1, middle, [(1, middle), (4, corner)])
     kept, whole, brightness = 0, 0, set()
     for _ in range(60):
-        varied = skills.vary(rng, photo)
+        varied = drills.vary(rng, photo)
         assert varied.image.shape == image.shape and varied.image.dtype == np.uint8
         ys, xs = np.nonzero(varied.image[..., 1] > 0.5 * varied.image[..., 1].max())
         found = np.array([xs.min() / 256, ys.min() / 192, (xs.max() + 1) / 256, (ys.max() + 1) / 192]) * 1000
@@ -170,10 +183,10 @@ def test_fused_eyes_have_the_losses_and_gradients_of_plain_ones_and_need_no_comp
     how = {"cpp.cxx": (None, compiler), "force_disable_caches": warned}
     model, _ = untrained()
     visual, heads = model.model.visual, vision.VisionHeads(model.config.text_config.hidden_size, 80)
-    batch, found = next(skills.vision_batches(*pool, (0, 4), seed=0)), []
+    batch, found = next(drills.vision_batches(*pool, (0, 4), seed=0)), []
     for fused in (False, True):
         if fused:
-            vision.fuse(visual.blocks)
+            vision.fuse(visual.blocks[:1])  # one stands for all: compiling takes its time
         visual.zero_grad(), heads.zero_grad()
         with torch._inductor.config.patch(how):
             loss = sum(vision.vision_losses(visual, heads, batch).values())
@@ -185,22 +198,21 @@ def test_fused_eyes_have_the_losses_and_gradients_of_plain_ones_and_need_no_comp
     assert ("InvalidCxxCompiler" in caplog.text) == (warned or shutil.which(compiler) is None)
 
 
-def test_fused_layers_learn_drills_of_any_length_as_plain_ones(drills):
+def test_fused_layers_learn_drills_of_any_length_as_plain_ones(turns):
     torch._dynamo.reset()
     model, processor = untrained()
     layers = model.model.language_model.layers
     batches = [
-        pretrain.encode_skills(processor.tokenizer, [draw() for _ in range(4)])
-        for draw in (drills.copying, drills.judging)
+        recipe.encode_skills(processor.tokenizer, [draw() for _ in range(4)]) for draw in (turns.copying, turns.judging)
     ]
     assert len({inputs["input_ids"].shape[1] for inputs, _ in batches}) == 2
     found = []
     for fused in (False, True):
         if fused:
-            vision.fuse(layers[:1], many_sizes=True)  # one stands for all: compiling takes its time
+            vision.fuse(layers[:1], many_sizes=True)
         model.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16), right_padded(model):
-            losses = [pretrain.skill_loss(model, *batch) for batch in batches]
+            losses = [recipe.skill_loss(model, *batch) for batch in batches]
         sum(losses).backward()
         slopes = torch.cat([p.grad.flatten() for p in layers.parameters()])
         found.append((sum(losses).item(), slopes))
@@ -211,7 +223,7 @@ def test_fused_layers_learn_drills_of_any_length_as_plain_ones(drills):
 def test_the_loss_of_a_box_is_least_where_the_box_is():
     heads = vision.VisionHeads(4, countries=3)
     tokens = torch.zeros(1, vision.CELLS[0] * vision.CELLS[1], 12)
-    sample = skills.PhotoSample(np.zeros(1), 0, 1, (100, 200, 300, 400), [(1, (100, 200, 300, 400))])
+    sample = drills.PhotoSample(np.zeros(1), 0, 1, (100, 200, 300, 400), [(1, (100, 200, 300, 400))])
 
     def loss_at(bins):
         with torch.no_grad():
@@ -223,18 +235,18 @@ def test_the_loss_of_a_box_is_least_where_the_box_is():
     assert all(right < loss_at([5 + a, 10 + b, 15, 20]) for a, b in ((1, 0), (0, -1), (3, 0)))
 
 
-def test_a_drawn_crop_is_read_and_searched_for(drills):
-    turn = parse_turn(drills.reading().messages[-1]["content"])
+def test_a_drawn_crop_is_read_and_searched_for(turns):
+    turn = parse_turn(turns.reading().messages[-1]["content"])
     name = turn.think.removeprefix("It reads ").removesuffix(".")
-    assert name in {crop.text for crop in drills.crops} and turn.think == f"It reads {name}."
+    assert name in {crop.text for crop in turns.crops} and turn.think == f"It reads {name}."
     assert turn.tool_call.arguments["query"].startswith(f"{name} ")
 
 
 def test_a_name_read_with_one_letter_wrong_still_finds_its_results(world, pool):
-    drills, different = skills.SkillDrills(*pool, world, seed=0), 0
-    drills.misread = 1.0
+    turns, different = drills.SkillDrills(*pool, world, seed=0), 0
+    turns.misread = 1.0
     for _ in range(40):
-        sample = drills.judging()
+        sample = turns.judging()
         read = parse_turn(sample.messages[-3]["content"]).think
         turn = parse_turn(sample.messages[-1]["content"], after_search=True)
         if not read.startswith("It reads") or not turn.useful:
@@ -247,7 +259,7 @@ def test_a_name_read_with_one_letter_wrong_still_finds_its_results(world, pool):
 
 
 def test_a_name_has_a_token_a_letter_and_other_words_one(world):
-    tokenizer = architecture.make_tokenizer(skills.whole_words(world))
+    tokenizer = architecture.make_tokenizer(drills.whole_words(world))
     for text in ("It reads Ogden. ", "[1] Ogden, New Zealand: 41.21, -112.00", "\u00e9~\n"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
@@ -260,18 +272,17 @@ def test_a_name_has_a_token_a_letter_and_other_words_one(world):
     assert len(tokenizer) < 700 and len(set(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))) == len(tokenizer)
 
 
-def test_vision_and_skill_training_lower_their_losses(world, pool):
+def test_vision_and_skill_training_lower_their_losses(world, pool, monkeypatch):
+    monkeypatch.setattr(vision, "time", SimpleNamespace(monotonic=count().__next__))  # a second a look at the clock
     model, processor = untrained()
-    drills = skills.SkillDrills(*pool, world, seed=1)
+    batches = drills.vision_batches(*pool, (8, 16), seed=0)
     heads = vision.VisionHeads(192, len(world.countries))
-    batches = skills.vision_batches(*pool, (8, 16), seed=0)
-    rows = vision.train_vision(model.model.visual, heads, batches, seconds=8, log_every=1, report=lambda _: None)
-    totals = [sum(v for k, v in row.items() if k not in ("step", "seconds")) for row in rows]
-    assert np.mean(totals[-3:]) < totals[0]
-    skill_rows = pretrain.train_skills(
-        model, processor.tokenizer, drills, 8, {"pointing": 1.0}, batch=8, log_every=1, report=lambda _: None
-    )
-    assert np.mean([row["pointing"] for row in skill_rows[-3:]]) < skill_rows[0]["pointing"]
+    rows = vision.train_vision(model.model.visual, heads, batches, 32, log_every=1, report=lambda _: None)
+    totals = [sum(value for name, value in row.items() if name not in ("step", "seconds")) for row in rows]
+    assert len(rows) == 16 and totals[-1] < 0.9 * totals[0]
+    turns, how = drills.SkillDrills(*pool, world, seed=1), {"batch": 8, "log_every": 1, "report": lambda _: None}
+    rows = recipe.train_skills(model, processor.tokenizer, turns, 32, {"pointing": 1.0}, **how)
+    assert rows[-1]["pointing"] < 0.9 * rows[0]["pointing"] and rows[-1]["step"] == 16
 
 
 def test_linear_layers_step_by_muon_and_all_else_by_adamw():
@@ -298,29 +309,93 @@ def test_linear_layers_step_by_muon_and_all_else_by_adamw():
 
 
 def test_the_base_is_built_in_one_go_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    recipe = pretrain.Recipe(*[0.01] * 8, worlds=1, places=40, photos=48, drawn=40)
-    assert [field.name for field in dataclasses.fields(recipe)][:8] == [s for p in pretrain.PARTS.values() for s in p]
-    monkeypatch.setattr(pretrain, "draw_pool", partial(skills.draw_pool, workers=1))
-    monkeypatch.setattr(pretrain.Builder, "measure", lambda self: {"read": 0.0})
-    assert pretrain.build_base(tmp_path, recipe) == {"read": 0.0}
-    parts = {part: torch.load(tmp_path / f"{part}.pt") for part in pretrain.PARTS}
-    assert {part: state["done"] for part, state in parts.items()} == {p: list(s) for p, s in pretrain.PARTS.items()}
+    quick = recipe.Recipe(*[0.001] * 8, worlds=1, places=40, photos=24, drawn=16)
+    assert [field.name for field in dataclasses.fields(quick)][:8] == [s for p in recipe.PARTS.values() for s in p]
+    monkeypatch.setattr(recipe, "draw_pool", partial(drills.draw_pool, workers=1))
+    monkeypatch.setattr(recipe.Builder, "measure", lambda self: {"read": 0.0})
+    assert recipe.build_base(tmp_path, quick) == {"read": 0.0}
+    parts = {part: torch.load(tmp_path / f"{part}.pt") for part in recipe.PARTS}
+    assert {part: state["done"] for part, state in parts.items()} == {p: list(s) for p, s in recipe.PARTS.items()}
     tower = "model.visual.patch_embed.proj.weight"
     assert torch.equal(parts["both"]["model"][tower], parts["eyes"]["model"][tower])
     assert not torch.equal(parts["words"]["model"][tower], parts["eyes"]["model"][tower])
 
     steps = []
-    monkeypatch.setattr(pretrain.Builder, "see", lambda self, *_: steps.append("see"))
-    monkeypatch.setattr(pretrain.Builder, "speak", lambda self, *_, **shares: steps.append(sorted(shares)))
+    monkeypatch.setattr(recipe.Builder, "see", lambda self, *_: steps.append("see"))
+    monkeypatch.setattr(recipe.Builder, "speak", lambda self, minutes, lr, shares: steps.append(sorted(shares)))
     torch.save(parts["both"] | {"done": ["naming"]}, tmp_path / "both.pt")
-    pretrain.build_base(tmp_path, recipe)
+    recipe.build_base(tmp_path, quick)
     assert steps == [["copying", "judging", "pointing", "reading"]] * 2
     assert load_agent(tmp_path).interface == TINY
 
 
 def test_long_lists_where_nothing_fits_what_was_seen_are_no_rarity():
-    drills = skills.SkillDrills([], [], World(skills.FIRST_SEED, 40), seed=3)
-    lists = [drills._results(country, "Nowhere", by_look=True) for country in drills.countries * 20]
-    long = [(home, rows) for home, rows in zip(drills.countries * 20, lists, strict=True) if len(rows) > 3]
+    turns = drills.SkillDrills([], [], World(drills.FIRST_SEED, 40), seed=3)
+    lists = [turns._results(country, "Nowhere", by_look=True) for country in turns.countries * 20]
+    long = [(home, rows) for home, rows in zip(turns.countries * 20, lists, strict=True) if len(rows) > 3]
     nothing = [rows for home, rows in long if all(row.country != home.name for row in rows)]
     assert len(nothing) > 0.15 * len(long)
+
+
+class Parrot:
+    """Knows every answer but those that it is told to forget."""
+
+    def __init__(self, monkeypatch, forget=lambda text: False):
+        self.forget, self.true = forget, []
+        draw = recipe._answered
+        monkeypatch.setattr(recipe, "_answered", lambda agent, samples: draw(self.learn(samples), samples))
+
+    def learn(self, samples):
+        self.true = [sample.messages[-1]["content"] for sample in samples]
+        return self
+
+    def __call__(self, conversations):
+        assert all(message["role"] != "assistant" for message in conversations[0][-1:])
+        return [Reply("" if self.forget(text) else text) for text in self.true]
+
+
+def test_who_answers_every_drill_has_every_skill(unseen, monkeypatch):
+    skills_of = recipe.measure_base(Parrot(monkeypatch), unseen, n=24)
+    assert skills_of.pop("judge_mcc") > 0.8  # a list without a useful result has none
+    assert set(skills_of.values()) == {1.0}
+    assert set(skills_of) == {"read", "point", "judge_exact", "copy", "answer", "read_photo"}
+
+
+def test_who_never_points_has_all_skills_but_pointing(unseen, monkeypatch):
+    mute = Parrot(monkeypatch, lambda text: "bbox_2d" in text)
+    skills_of = recipe.measure_base(mute, unseen, n=24)
+    assert skills_of["point"] == 0.0 and skills_of["read"] == skills_of["answer"] == 1.0
+
+
+def test_names_on_measured_crops_are_held_out_from_training(unseen):
+    photos, crops = unseen
+    assert len({crop.text for crop in crops}) > 20 and len(photos) > 100
+    named = [crop.text for crop in crops if crop.centres_px is None]
+    assert named and all(drills.held_out(name) for name in named)
+    assert {p.photo_id for p in photos}.isdisjoint(p.photo_id for p in drills.draw_samples(drills.FIRST_SEED, 20)[0])
+
+
+def test_the_shipped_base_can_read_point_judge_and_copy_what_it_has_never_seen(unseen):
+    measured = recipe.measure_base(load_agent("data/models/base"), unseen, n=64)
+    # the goals on 512 drills are 0.70, 0.90, 0.50 and 0.95 (model card); 64 drills may miss them by chance
+    assert measured["read_photo"] >= 0.6 and measured["point"] >= 0.75
+    assert measured["judge_mcc"] >= 0.9 and measured["copy"] >= 0.9
+
+
+def test_the_command_measured_every_goal_on_the_base_that_is_shipped_and_the_card_says_so():
+    found = json.loads(Path("data/models/base/skills.json").read_text())
+    assert found["read_photo"] >= 0.70 and found["point"] >= 0.90
+    assert found["judge_mcc"] >= 0.50 and found["copy"] >= 0.95
+    rows = [line for line in Path("data/models/README.md").read_text().splitlines() if line.startswith("| ")]
+    named = {"a crop cut": "read_photo", "any crop": "read", "pointing, IoU": "point", "MCC": "judge_mcc"}
+    for skill, name in named.items():
+        row = next(line for line in rows if skill in line)
+        assert f"| {found[name]:.2f} |" in row, row
+
+
+def test_skills_are_measured_by_a_flag_and_a_folder_without_a_model_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "measure_base", lambda agent: {"read": agent.interface.photo_px[0]})
+    shown = CliRunner().invoke(command.main, ["--measure", "data/models/base"])
+    assert json.loads(shown.stdout) == {"read": TINY.photo_px[0]}
+    failed = CliRunner().invoke(command.main, ["--measure", str(tmp_path / "none")])
+    assert failed.exit_code == 1 and str(tmp_path / "none") in failed.output
