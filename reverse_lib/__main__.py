@@ -141,7 +141,7 @@ def geolocate(photos, model, tools, calling, coarse, as_json, map_file, live) ->
     """
     with _usage_errors():
         search = _live_search(tools) if live else None
-    loaded, failed = _load_photos(photos)
+    loaded = _load_photos(photos)
     if not loaded:
         sys.exit(2)
     from tqdm import tqdm
@@ -155,8 +155,7 @@ def geolocate(photos, model, tools, calling, coarse, as_json, map_file, live) ->
     agent = _agent(model, tools, calling)
     search, tools = (search, tools) if live else _offline(agent, tools)
     with tqdm(total=len(loaded), unit="photo", file=sys.stderr, disable=None if len(loaded) > 1 else True) as bar:
-        settings = {"tools": tools, "progress": bar.update}
-        trajectories = rollout(agent, list(loaded.values()), search, agent.interface, **settings)
+        trajectories = rollout(agent, loaded.values(), search, agent.interface, tools=tools, progress=bar.update)
     in_words, note = str, ""
     if agent.interface.name == "tiny":  # thinks in shorthand
         from reverse_lib.world import in_words
@@ -168,41 +167,29 @@ def geolocate(photos, model, tools, calling, coarse, as_json, map_file, live) ->
     else:
         click.echo("\n".join([answers.text(), *([f"\n{note}"] if note else [])]))
     if map_file:
-        _write_map(answers.map(), map_file)
-    sys.exit(2 if failed else 0)
+        try:
+            show.save_map(answers.map(), map_file)
+        except OSError as error:
+            reason = error.strerror or error
+            raise click.ClickException(f"--map {map_file}: {reason}; name a file that can be written") from error
+        click.echo(f"Map: {map_file}", err=True)
+    sys.exit(2 if len(loaded) < len(set(photos)) else 0)
 
 
-def _load_photos(paths: Sequence[Path]) -> tuple[dict, int]:
-    """Photos by path, under ids that say nothing of the file name; problems go to standard error and are counted.
-
-    Copies of a file share an id, and so the photo itself.
-    """
+def _load_photos(paths: Sequence[Path]) -> dict:
+    """The photos that can be read, by path, under ids that say nothing of the file name; copies are one photo."""
     from reverse_lib.photos import Photo, PhotoError, load_photo
 
-    photos, failed = {}, 0
+    photos, by_id = {}, {}
     for path in paths:
         try:
             load_photo(path)
         except PhotoError as error:
             click.echo(f"Error: {error}", err=True)
-            failed += 1
             continue
         photo_id = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        copies = (photo for photo in photos.values() if photo.photo_id == photo_id)
-        photos[path] = next(copies, Photo(photo_id, source=path))
-    return photos, failed
-
-
-def _write_map(map_, path: Path) -> None:
-    from reverse_lib.show import save_map
-
-    try:
-        save_map(map_, path)
-    except OSError as error:
-        raise click.ClickException(
-            f"--map {path}: {error.strerror or error}; name a file that can be written"
-        ) from error
-    click.echo(f"Map: {path}", err=True)
+        photos[path] = by_id.setdefault(photo_id, Photo(photo_id, source=path))
+    return photos
 
 
 @main.command()
@@ -224,8 +211,10 @@ def evaluate(benchmark, root, split, world_seed, n, model, tools, calling, live,
 
     Bad rows of a list are named with their line, counted, and left out. Status: 0 done, 1 failed, 2 wrong options.
     """
+    from reverse_lib.world import World
+
     with _usage_errors():
-        world = _world(world_seed) if benchmark == "world" else None
+        world = World(seed=world_seed) if benchmark == "world" else None
         if live and world:
             click.echo("--live: of the world that is its own search engine; nothing is sent", err=True)
         search = world.live if world else _live_search(tools, output) if live else None
@@ -304,12 +293,9 @@ def _report(frame, listing, as_json: bool, output: Path | None) -> None:
     if report["n"] < listing.listed:
         reasons = listing.counts() | ({"unserved": unserved} if unserved else {})
         bound = report["metrics"]["within_25km"]["value"] * report["n"] / listing.listed
-        click.echo(
-            f"{report['n']} of {listing.listed} listed photos were evaluated "
-            f"({', '.join(f'{kind} {count}' for kind, count in reasons.items())}); "
-            f"were the others wrong answers, within_25km would be {bound:.3f}",
-            err=True,
-        )
+        counts = ", ".join(f"{kind} {count}" for kind, count in reasons.items())
+        click.echo(f"{report['n']} of {listing.listed} listed photos were evaluated ({counts})", nl=False, err=True)
+        click.echo(f"; were the others wrong answers, within_25km would be {bound:.3f}", err=True)
     if output:
         text = json.dumps(report, ensure_ascii=False, indent=2)
         (output / "summary.json").write_text(f"{text}\n", encoding="utf-8")
@@ -339,7 +325,9 @@ def _live_search(tools: Sequence[str], output: Path | None = None):
 def _offline(agent, tools: Sequence[str]):
     """What is searched on this machine: the miniature web, for an agent that knows no other; nothing for others."""
     if agent.interface.name == "tiny":
-        return _world(0).live, tools
+        from reverse_lib.world import World
+
+        return World(seed=0).live, tools
     from reverse_lib.search import LiveSearch
     from reverse_lib.trajectory import SEARCH_TOOLS
 
@@ -356,12 +344,6 @@ def _agent(model: str, tools: Sequence[str], calling: str):
         return load_named(model, tools, calling, say=lambda text: click.echo(text, err=True))
     except ModelError as error:
         raise click.ClickException(f"--model {error}") from error
-
-
-def _world(seed: int):
-    from reverse_lib.world import World
-
-    return World(seed=seed)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class Finished:
 
 def run(
     profile: str = "cpu",
-    only: str | Sequence[str] | None = None,
+    only: Sequence[str] = (),
     start_from: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     notebooks: Path | None = None,
@@ -70,7 +70,7 @@ def run(
 
     Args:
         profile: A name of `profiles.PROFILES`.
-        only: Run just these, by name or number ("03_sft", "03").
+        only: Run just these, by name or number ("03_sft", "03"); all where it is empty.
         start_from: Run from this one on.
         overrides: Settings of the profile ("grpo.steps": 5), or parameters that a chosen notebook has.
         notebooks: Folder of NN_name.ipynb; None for the repository's own.
@@ -84,27 +84,25 @@ def run(
         NotebookError: A notebook failed; those before it are done, and stay.
     """
     console = console or Console(stderr=True)
-    settings = {key: value for key, value in (overrides or {}).items() if key in known_keys()}
+    overrides = dict(overrides or {})
+    settings = {key: value for key, value in overrides.items() if key in known_keys()}
     config = get_profile(profile, **settings)
     chosen = select(sorted((notebooks or ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), only, start_from)
-    own = {key: value for key, value in (overrides or {}).items() if key not in settings}
+    own = {key: value for key, value in overrides.items() if key not in settings}
     parameters = {path: _parameters(path, profile, settings, own) for path in chosen}
-    for key in own:
-        if not any(key in given for given in parameters.values()):
-            names = ", ".join(path.stem for path in chosen)
-            raise RunError(
-                f"{key}: neither a setting of a profile nor a parameter of {names}; see reverse_lib/profiles.py"
-            )
+    if unknown := set(own).difference(*parameters.values()):
+        names = f"a parameter of {', '.join(path.stem for path in chosen)}"
+        raise RunError(f"{min(unknown)}: neither a setting of a profile nor {names}; see reverse_lib/profiles.py")
     folder = ROOT / config.folder
     folder.mkdir(parents=True, exist_ok=True)
     finished = []
     for path in chosen:
         finished.append(execute(path, folder / path.name, parameters[path], config.timeout_s, console))
-        note_run(folder, config, overrides or {}, finished[-1])
+        note_run(folder, config, overrides, finished[-1])
     return finished
 
 
-def select(paths: Sequence[Path], only: str | Sequence[str] | None, start_from: str | None) -> list[Path]:
+def select(paths: Sequence[Path], only: Sequence[str], start_from: str | None) -> list[Path]:
     """The notebooks asked for, in order.
 
     Raises:
@@ -112,12 +110,11 @@ def select(paths: Sequence[Path], only: str | Sequence[str] | None, start_from: 
     """
     if not paths:
         raise RunError("no notebooks named NN_name.ipynb found; run from a clone of the repository")
-    wanted = [only] if isinstance(only, str) else list(only or [])
-    chosen = [path for path in paths if path in {_find(paths, name) for name in wanted}] if wanted else list(paths)
-    chosen = [path for path in chosen if not start_from or path.name >= _find(paths, start_from).name]
-    if not chosen:
-        raise RunError(f"none of {', '.join(wanted)} comes after {start_from}; leave out --from or --only")
-    return chosen
+    wanted = {_find(paths, name) for name in only or [path.stem for path in paths]}
+    first = _find(paths, start_from) if start_from else paths[0]
+    if first > max(wanted):
+        raise RunError(f"none of {', '.join(only)} comes after {start_from}; leave out --from or --only")
+    return [path for path in paths if path in wanted and path >= first]
 
 
 def _find(paths: Sequence[Path], name: str) -> Path:
@@ -142,14 +139,7 @@ def _parameters(path: Path, profile: str, settings: Mapping, own: Mapping) -> di
 
 
 def execute(path: Path, target: Path, parameters: Mapping, timeout_s: float, console: Console) -> Finished:
-    """Execute one notebook through papermill, from the repository root, with a progress line.
-
-    Args:
-        path: The notebook; it is not changed.
-        target: Where the executed notebook is written, cell by cell.
-        parameters: For its parameters cell.
-        timeout_s: Limit for the whole notebook.
-        console: Where the progress line goes.
+    """Execute one notebook from the repository root, written to `target` cell by cell, in `timeout_s` for all of it.
 
     Raises:
         NotebookError: A cell raised, the time was up, or the kernel died.
@@ -313,18 +303,8 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def note_run(folder: Path, profile: Profile, overrides: Mapping[str, Any], notebook: Finished) -> Path:
-    """Write down what a notebook was made with; what is known of the folder's other notebooks stays.
-
-    Args:
-        folder: Of the profile's results.
-        profile: As it was run, overrides included.
-        overrides: Settings that differ from the profile of that name.
-        notebook: As it was executed.
-
-    Returns:
-        The file: a dict by notebook's name.
-    """
+def note_run(folder: Path, profile: Profile, overrides: Mapping[str, Any], notebook: Finished) -> None:
+    """Write down what a notebook was made with in the folder's run.json; what it says of other notebooks stays."""
     file = folder / RUN_FILE
     try:
         notes = json.loads(file.read_text())
@@ -342,7 +322,6 @@ def note_run(folder: Path, profile: Profile, overrides: Mapping[str, Any], noteb
         "commit": _commit(),
     }
     file.write_text(json.dumps(dict(sorted(notes.items())), indent=1) + "\n")
-    return file
 
 
 def _hardware() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pandas as pd
 import pytest
 from teacher_helpers import FAULTLESS
@@ -122,86 +121,70 @@ def test_counts_are_complete_and_have_intervals(wrong):
 
 
 @pytest.fixture(scope="module")
-def planted(world):
-    """A function: the causes of 60 photos of a teacher that errs in the given way only, and the photos."""
-    photos = world.photos("val", 60)
+def photos(world):
+    return world.photos("val", 60)
 
-    def run(search=None, agent=None, **errors):
-        teacher = ScriptedTeacher(world, **{**FAULTLESS, **errors})
-        done = rollout(agent(teacher) if agent else teacher, photos, search or world.live, budgets=Budgets(nudges=0))
-        frame = to_frame(done)
-        return causes(frame), frame, photos
 
-    return run
+def answered(photos, agent, search):
+    """The table of an agent's answers, with their causes."""
+    frame = to_frame(rollout(agent, photos, search, budgets=Budgets(nudges=0)))
+    return frame.assign(cause=causes(frame), searchable=[bool(photo.regions) for photo in photos])
+
+
+def test_trajectories_of_the_teacher_each_have_exactly_one_cause(world, photos):
+    frame = answered(photos, ScriptedTeacher(world), world.live)
+    table = count_causes({"teacher": frame}).droplevel(0)
+    assert frame["cause"].isin(list(CAUSES)).all() and table["count"].sum() == 60
+    assert ((frame["cause"] == "none") == (frame["km"] <= 25)).all()
+    missed = frame[frame["km"] > 25]
+    assert ((missed["cause"] == "nothing searchable") == ~missed["searchable"]).all()
+    assert (table.loc[["wrong region", "useless query", "nothing searchable"], "count"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ({"overlooks": 1.0}, "wrong region"),
+        ({"decoy_box": 1.0, "gives_up": 1.0}, "wrong region"),
+        ({"gives_up": 1.0, "sloppy_box": 1.0}, "useless query"),
+        ({"wrong_verdict": 1.0}, "distractor trusted"),
+        ({"country_error": 1.0}, "evidence not trusted"),
+    ],
+)
+def test_an_error_planted_in_the_teacher_is_named_where_there_was_something_to_find(world, photos, errors, expected):
+    frame = answered(photos, ScriptedTeacher(world, **{**FAULTLESS, **errors}), world.live)
+    missed = frame[frame["searchable"] & (frame["km"] > 25)]
+    assert len(missed) > 40 and (missed["cause"] == expected).mean() > 0.8
+    assert not (frame["cause"] == "wrong answer").any()
 
 
 class Twisted:
-    """The teacher, with its last turn changed."""
+    """A faultless teacher, with its last turn changed."""
 
     reads_pixels, name = False, "twisted"
 
-    def __init__(self, teacher, change):
-        self.teacher, self.change = teacher, change
+    def __init__(self, world, change):
+        self.teacher, self.change = ScriptedTeacher(world, **FAULTLESS), change
 
     def respond_for(self, photo_ids, conversations):
         texts = self.teacher.respond_for(photo_ids, conversations)
         return [self.change(text) if "<answer>" in text else text for text in texts]
 
 
-def test_trajectories_of_the_teacher_each_have_exactly_one_cause(world):
-    photos = world.photos("val", 120)
-    frame = to_frame(rollout(ScriptedTeacher(world), photos, world.live))
-    found = causes(frame)
-    table = count_causes({"teacher": frame})
-    assert found.isin(list(CAUSES)).all() and table["count"].sum() == 120
-    assert ((found == "none") == (frame["km"] <= 25)).all()
-    bare = np.array([not photo.regions for photo in photos])
-    assert (found[bare & (frame["km"] > 25)] == "nothing searchable").all()
-    assert not (found[~bare] == "nothing searchable").any()
-    assert (table.droplevel(0).loc[["wrong region", "useless query", "nothing searchable"], "count"] > 0).all()
-
-
-def test_a_faultless_teacher_fails_where_nothing_is_searchable_and_almost_nowhere_else(planted):
-    found, _, photos = planted()
-    failed = found[found != "none"]
-    assert (failed == "nothing searchable").sum() >= len(failed) - 2
-    assert (found == "nothing searchable").sum() == sum(not photo.regions for photo in photos)
-
-
-def test_a_teacher_that_sees_nothing_or_only_decoys_looked_at_the_wrong_region(planted):
-    overlooks, frame, photos = planted(overlooks=1.0)
-    annotated = np.array([bool(photo.regions) for photo in photos])
-    assert set(overlooks[annotated & (frame["km"] > 25)]) == {"wrong region"}
-    decoys, frame, photos = planted(decoy_box=1.0, gives_up=1.0)
-    fooled = np.array([any(not mark.informative for mark in photo.marks) for photo in photos]) & annotated
-    assert set(decoys[fooled & (frame["km"] > 25)]) == {"wrong region"} and fooled.sum() > 20
-
-
-def test_a_teacher_that_gives_up_after_one_look_asked_nothing_useful(planted):
-    found, frame, photos = planted(gives_up=1.0, sloppy_box=1.0)
-    zoomed = np.array([bool(photo.regions) for photo in photos]) & (frame["calls_zoom"] > 0)
-    assert set(found[zoomed & (frame["km"] > 25)]) == {"useless query"} and zoomed.sum() > 20
-
-
-def test_verdicts_turned_round_are_distractors_trusted_and_a_wrong_country_hides_the_evidence(planted):
-    found, frame, _ = planted(wrong_verdict=1.0)
-    assert (found == "distractor trusted").mean() > 0.7
-    found, frame, _ = planted(country_error=1.0)
-    assert (found == "evidence not trusted").mean() > 0.5 and not (found == "wrong answer").any()
-
-
-def test_a_miscopied_position_is_a_wrong_answer_and_a_broken_one_is_format(planted):
+def test_a_faultless_teacher_fails_where_nothing_is_searchable_unless_its_answer_is_changed_or_a_service_is_dead(
+    world, photos
+):
     def far(text):
         return text[: text.index("<answer>")] + "<answer>Chile, Santiago, -33.45, -70.66</answer>"
 
-    found, frame, _ = planted(agent=lambda teacher: Twisted(teacher, far))
+    frame = answered(photos, Twisted(world, str), world.live)
+    assert set(frame["cause"][frame["searchable"]]) == {"none"}
+    assert set(frame["cause"][~frame["searchable"]]) == {"nothing searchable"}
+    frame = answered(photos, Twisted(world, far), world.live)
     trusted = (frame["evidence_recall"] > 0) & (frame["evidence_precision"] == 1)
-    assert set(found[trusted]) == {"wrong answer"} and trusted.sum() > 30
-    found, _, _ = planted(agent=lambda teacher: Twisted(teacher, lambda text: text.replace("</answer>", "")))
-    assert set(found) == {"format"}
-
-
-def test_a_dead_service_is_named_for_every_photo_that_asked_it(planted, world):
-    found, frame, _ = planted(search=Failing(world.live))
+    assert set(frame["cause"][trusted]) == {"wrong answer"} and trusted.sum() > 30
+    frame = answered(photos, Twisted(world, lambda text: text.replace("</answer>", "")), world.live)
+    assert set(frame["cause"]) == {"format"}
+    frame = answered(photos, Twisted(world, str), Failing(world.live))
     asked = frame["calls_text"] + frame["calls_image"] > 0
-    assert set(found[asked]) == {"service error"} and "service error" not in set(found[~asked])
+    assert set(frame["cause"][asked]) == {"service error"} and "service error" not in set(frame["cause"][~asked])

@@ -299,7 +299,7 @@ def executed(tmp_path_factory):
             metrics_of(earlier)
         if name not in done:
             overrides = {"outputs": str(folder)} | own.get(name, {})
-            (finished,) = run("smoke", only=name, overrides=overrides, console=Console(quiet=True))
+            (finished,) = run("smoke", only=[name], overrides=overrides, console=Console(quiet=True))
             done[name] = json.loads((folder / f"{name}.metrics.json").read_text())
             assert finished.metrics == done[name]
         return done[name], folder
@@ -321,14 +321,14 @@ def test_annotation_and_cache_run_on_a_users_folder_and_name_its_bad_rows(tmp_pa
     (tmp_path / "list.csv").write_text("\n".join(lines))
     own = {"outputs": str(tmp_path / "out"), "photo_folder": str(tmp_path)}
     teacher = {"teacher_name": "data/models/agent"}
-    (annotated,) = run("smoke", only="01_annotation", overrides=own | teacher, console=Console(quiet=True))
+    (annotated,) = run("smoke", only=["01_annotation"], overrides=own | teacher, console=Console(quiet=True))
     assert annotated.metrics["photos"] == 4
     assert annotated.metrics["skipped"] == {"missing": 1, "duplicate": 1, "coordinates": 1}
     rows = load_trajectories(tmp_path / "out" / "trajectories.jsonl")
     assert {row.photo_id for row in rows} <= {f"{number}.jpg" for number in range(4)}
     labelled = [s.observation for row in rows for s in row.steps if s.observation and s.observation.labelled]
     assert {seen.label_method for seen in labelled} <= {"declared", "cited"}
-    (cached,) = run("smoke", only="02_search_cache", overrides=own, console=Console(quiet=True))
+    (cached,) = run("smoke", only=["02_search_cache"], overrides=own, console=Console(quiet=True))
     assert cached.metrics["same_in_group"] is True
     with SearchCache.open(tmp_path / "out" / "search_cache") as cache:
         assert set(cache.photo_ids()) <= {f"{number}.jpg" for number in range(4)}
@@ -336,4 +336,4 @@ def test_annotation_and_cache_run_on_a_users_folder_and_name_its_bad_rows(tmp_pa
 
 def test_the_search_cache_without_trajectories_says_which_notebook_makes_them(tmp_path):
     with pytest.raises(NotebookError, match=r"trajectories\.jsonl: not there yet; notebook 01_annotation makes it"):
-        run("smoke", only="02", overrides={"outputs": str(tmp_path)}, console=Console(quiet=True))
+        run("smoke", only=["02"], overrides={"outputs": str(tmp_path)}, console=Console(quiet=True))

@@ -88,16 +88,11 @@ def test_answers_are_combined_into_their_median_and_what_cannot_be_used_is_left_
     assert (row["answers"], row["samples"]) == (1, 2)
     row = combine(runs_of(None, None)).iloc[0]
     assert math.isnan(row["km"]) and math.isnan(row["spread_km"]) and row["answers"] == 0
-
-
-def test_an_answer_is_backed_where_some_result_was_trusted_and_it_could_be_read():
+    # backed: some result was trusted, and the answer could be read
     row = combine(runs_of((0, 1), (0, 1), (0, 1), None, trusted=[2, 0, 1, 1])).iloc[0]
     assert row["backed"] == 0.5 and row["spread_km"] == 0.0
-    failed = combine(runs_of((0, 1), (0, 1), end=["answered", "service_error"], trusted=[0, 1])).iloc[0]
-    assert failed["backed"] == 0.0
-
-
-def test_photos_are_matched_by_id_and_other_photos_are_refused():
+    assert combine(runs_of((0, 1), (0, 1), end=["answered", "service_error"], trusted=[0, 1]))["backed"].item() == 0
+    # photos are matched by id
     first = pd.concat([run.assign(photo_id=name) for name, run in zip("ab", runs_of((0, 1), (0, 5)), strict=True)])
     both = combine([first, first[::-1]])
     assert both["photo_id"].tolist() == ["a", "b"] and both["pred_lon"].tolist() == pytest.approx([1, 5])
@@ -256,10 +251,8 @@ def test_photos_that_are_equally_sure_are_answered_in_random_order():
     curve = risk_coverage(table([1, 100, 100, 1, 100], [1, 5, 5, 5, 5]), by="spread_km", samples=100)
     assert curve["risk"].tolist() == pytest.approx([0, 0.75 / 2, 1.5 / 3, 2.25 / 4, 3 / 5])
     flat = risk_coverage(table([1, 100, np.nan], 7.0), by="spread_km", samples=10)
-    assert (
-        flat["risk"].tolist() == pytest.approx([2 / 3] * 3)
-        and flat.attrs["aurc"]["value"] == flat.attrs["aurc"]["random"]
-    )
+    assert flat["risk"].tolist() == pytest.approx([2 / 3] * 3)
+    assert flat.attrs["aurc"]["value"] == flat.attrs["aurc"]["random"]
 
 
 def test_the_interval_of_the_area_is_scipys_bootstrap():
@@ -292,8 +285,5 @@ def test_an_agent_abstains_where_its_radius_is_wide_and_the_limit_comes_from_val
     assert left["value"].tolist() == [3 / 5, 1 / 3] and left["n"].tolist() == [5, 3]
     nobody = abstain(test, -math.inf)
     assert nobody.loc["answered", "value"] == 0 and math.isnan(nobody.loc["wrong", "value"])
-
-
-def test_a_limit_never_parts_photos_that_are_equally_sure():
-    val = table([1, 1, 100, 1], [1, 2, 2, 2], "v")
+    val = table([1, 1, 100, 1], [1, 2, 2, 2], "v")  # photos that are equally sure are not parted
     assert limit_for(val, 0.2, by="spread_km") == 1 and limit_for(val, 0.25, by="spread_km") == 2
