@@ -67,19 +67,19 @@ ANSWER = "<think>Sure.</think><answer>Spain, Valencia, 39.47, -0.38</answer>"
 
 
 class Scripted:
-    """Writes the texts of its script, one a turn, and keeps what it was shown."""
+    """Writes the texts of its scripts, one a turn, a script a photo in turn, and keeps what it was shown."""
 
     name = "scripted"
 
     def __init__(self, *scripts):
-        self.scripts, self.seen, self.batches = scripts, [], []
+        self.scripts, self.seen, self.batches, self._photos = scripts, [], [], {}
 
     def respond_for(self, photo_ids, conversations):
         self.batches.append(len(conversations))
         texts = []
         for photo_id, messages in zip(photo_ids, conversations, strict=True):
             turn = sum(message["role"] == "assistant" for message in messages)
-            script = self.scripts[int(photo_id[1:]) % len(self.scripts)]
+            script = self.scripts[self._photos.setdefault(photo_id, len(self._photos)) % len(self.scripts)]
             texts.append(script[min(turn, len(script) - 1)])
             self.seen.append((photo_id, messages))
         return texts

@@ -19,23 +19,29 @@ from reverse_lib.models import load_model, load_processor
 from reverse_lib.models.checkpoint import with_lora
 from reverse_lib.profiles import GrpoConfig
 from reverse_lib.training import grpo
+from reverse_lib.trajectory import TOOLS
 
-SCRIPTS = ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, RIGHT], [BROKEN, GUESS])
+DOUBT = "<think>Chile?</think><useful>[1]</useful><answer>Chile, Santiago, -33.45, -70.66</answer>"
+SCRIPTS = ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, DOUBT], [BROKEN, SEARCH, RIGHT])
 AGENT = Path(__file__).parent.parent / "data/models/agent"
 
 
-def scripted_trainer(folder, scripts=SCRIPTS, weights=None, lora_rank=0, photo=None, **settings):
-    """A trainer on one photo whose rollout i writes scripts[i]; what each step is trained on is kept in `.recorded`."""
+def scripted_trainer(folder, scripts=SCRIPTS, lora_rank=0, photos=None, weights=None, tools=TOOLS, **settings):
+    """A trainer whose rollout i writes scripts[i].
+
+    What each step is trained on is kept in `recorded`, and the gradient of the last one in `gradients.found`.
+    """
     model, processor = untrained()
     if lora_rank:
         model = with_lora(model, lora_rank)
-    config = dict(
-        steps=1, prompts_per_step=1, group_size=len(scripts), learning_rate=1e-3, temperature=1.0, save_steps=0
-    ) | {"credit": "turn"}
-    config = GrpoConfig(**config | dict(max_completion_tokens=600) | settings)
-    photo = photo or drawn_photo()
-    trainer = grpo.GeoGRPOTrainer(model, processor, [photo], KnownSearch(), TINY, config, folder, weights=weights)
-    trainer.recorded = []
+    config = dict(steps=1, prompts_per_step=1, group_size=len(scripts), learning_rate=1e-3, temperature=1.0)
+    config |= dict(save_steps=0, credit="turn", max_completion_tokens=600, max_grad_norm=0.0)
+    config = GrpoConfig(**config | settings)
+    photos = photos or [drawn_photo()]
+    made_of = (model, processor, photos, KnownSearch(), TINY, config, folder)
+    trainer = grpo.GeoGRPOTrainer(*made_of, weights=weights, tools=tools)
+    trainer.recorded, trainer.gradients = [], Gradients()
+    trainer.add_callback(trainer.gradients)
     script(trainer, scripts)
     score = trainer._generate_and_score_completions
 
@@ -72,20 +78,20 @@ class Gradients(TrainerCallback):
 
 
 def flat(model):
-    return torch.cat([p.grad.flatten() for name, p in model.named_parameters() if "language_model" in name]).clone()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return torch.cat([value.flatten() for name, value in gradients.items() if "language_model" in name]).clone()
 
 
 def train_agent(folder, on_row=None) -> tuple[list[dict], torch.nn.Module]:
-    """Three real steps of the shipped agent on two drawn photos."""
+    """Two real steps of the shipped agent on two drawn photos."""
     torch.set_num_threads(1)
     model, processor = load_model(AGENT, train_vision=False), load_processor(AGENT)
     photos = [drawn_photo("photo-1"), drawn_photo("photo-2")]
     config = GrpoConfig(
-        steps=3, prompts_per_step=1, group_size=4, max_turn_tokens=160, learning_rate=1e-3, save_steps=1
+        steps=2, prompts_per_step=1, group_size=2, max_turn_tokens=160, learning_rate=1e-3, save_steps=1
     )
     settings = dict(seed=5, on_row=on_row, levels=["easy", "hard"])
     rows = grpo.train_grpo(model, processor, photos, KnownSearch(), TINY, config, folder, **settings)
-    assert getattr(processor.tokenizer, "response_template", None) is None
     return rows, model
 
 
@@ -105,11 +111,12 @@ if __name__ == "__main__":
     else:
         out = Path(sys.argv[1])
         trainer = scripted_trainer(out.with_suffix(""))
-        trainer.add_callback(kept := Gradients())
         trainer.train()
         advantages = trainer.accelerator.gather_for_metrics([trainer.recorded[0]["advantages"]], use_gather_object=True)
         if trainer.accelerator.is_main_process:
-            torch.save({"advantages": list(advantages), "gradient": kept.found, "row": trainer.rows[0]}, out)
+            torch.save(
+                {"advantages": list(advantages), "gradient": trainer.gradients.found, "row": trainer.rows[0]}, out
+            )
         trainer.accelerator.wait_for_everyone()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # a process that just ends may be aborted by the others' threads

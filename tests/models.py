@@ -1,4 +1,4 @@
-"""What the model tests share: a tiny untrained Qwen3-VL, two drawn photos, a search with known answers, scripts."""
+"""What the model tests share: a tiny untrained Qwen3-VL, two drawn photos, a search with known answers, turns."""
 
 import io
 from functools import cache
@@ -61,16 +61,3 @@ def untrained(seed: int = 0):
     model, tokenizer = build(("Spain", "Chile", "reads", "Find", "place", "Where", "is", "this"), seed=seed)
     quicken(model)
     return model, ImageOnlyProcessor(image_processor(), tokenizer, chat_template=tokenizer.chat_template)
-
-
-class Scripted:
-    """An agent for `rollout` that writes prepared turns, one list a photo."""
-
-    name = "scripted"
-
-    def __init__(self, *scripts: list[str]):
-        self.scripts = scripts
-
-    def __call__(self, conversations):
-        turns = [sum(message["role"] == "assistant" for message in c) for c in conversations]
-        return [self.scripts[i % len(self.scripts)][turn] for i, turn in enumerate(turns)]

@@ -1,44 +1,63 @@
 """Ablations: every variant is trained as it says, runs are kept, and differences are paired."""
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from models import GUESS, KnownSearch, Scripted, drawn_photo, untrained
+from environment_fakes import Scripted
+from grpo_scripts import AGENT
+from models import GUESS
 
-from reverse_lib.environment import TINY, rollout
+from reverse_lib.environment import rollout
 from reverse_lib.evaluation import METRICS, effects, evaluate
-from reverse_lib.models import Agent, save_checkpoint
 from reverse_lib.profiles import FULL, START, VARIANTS, AblationConfig, GrpoConfig, Variant, get_profile
 from reverse_lib.search import SearchCache
 from reverse_lib.training import ablations, grpo
-from reverse_lib.training.ablations import ablate
+from reverse_lib.training.ablations import load_runs, make_runs
 from reverse_lib.trajectory import TOOLS, load_trajectories, save_trajectories
 from reverse_lib.world import ScriptedTeacher
 
 CONFIG = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, max_completion_tokens=40, max_turn_tokens=8)
 
 
+@pytest.fixture(scope="session")
+def searched(world):
+    """What notebook 01 leaves: four rollouts to train from."""
+    rows = rollout(ScriptedTeacher(world), world.photos("train", 4), world.live)
+    for row in rows:
+        row.extra |= {"sample": "search", "difficulty": "easy"}
+    return rows
+
+
 @pytest.fixture
-def start(tmp_path):
-    model, processor = untrained()
-    return save_checkpoint(tmp_path / "start", model, processor, TINY)
+def profile(tmp_path, searched):
+    """A function: a profile for some variants, with all that earlier notebooks leave."""
+
+    def make(variants, name="runs", seeds=2, processes=1, config=CONFIG):
+        chosen = AblationConfig(True, ", ".join(variants), seeds=seeds, photos=2, processes=processes)
+        p = replace(get_profile("cpu"), outputs=str(tmp_path / name), grpo=config, ablation=chosen)
+        p.path("checkpoints", "coldstart").symlink_to(AGENT)
+        save_trajectories(p.path("trajectories.jsonl"), searched)
+        with SearchCache.open(p.path("search_cache"), mode="w") as cache:
+            cache.record_trajectory(searched[0])
+        return p
+
+    return make
 
 
-@pytest.fixture(autouse=True)
-def scripted(monkeypatch):
-    """Agents that answer at once; how a model writes is tested elsewhere."""
+@pytest.fixture
+def at_once(monkeypatch):
+    """Agents answer at once and training is only noted; how a model writes and learns is tested elsewhere."""
+    trained = []
+
+    def train(model, processor, photos, search, interface, config, folder, seed, tools, weights, levels):
+        assert len(photos) == len(levels) == 4 and config.steps == CONFIG.steps
+        trained.append((config.credit, seed, tools, weights.trust))
+
     monkeypatch.setattr(ablations, "Agent", lambda *_, **__: Scripted([GUESS]))
-
-
-def photos(n, prefix):
-    return [drawn_photo(f"{prefix}-{i}") for i in range(n)]
-
-
-def run(start, folder, variants, config=CONFIG, on_run=None):
-    train, test, search = photos(2, "train"), photos(3, "test"), KnownSearch()
-    return ablate(start, train, search, test, search, config, folder, evaluate, variants, seeds=(0, 1), on_run=on_run)
+    monkeypatch.setattr(grpo, "train_grpo", train)
+    return trained
 
 
 def test_the_list_covers_credit_each_process_reward_and_each_tool():
@@ -50,36 +69,27 @@ def test_the_list_covers_credit_each_process_reward_and_each_tool():
     assert VARIANTS["turn credit"].credit == "turn"
 
 
-def test_every_variant_is_trained_with_every_seed_as_it_says(start, tmp_path, monkeypatch):
-    trained = []
-
-    def train(model, processor, photos, search, interface, config, folder, seed, tools, weights, levels):
-        assert len(photos) == 2 and config.steps == CONFIG.steps
-        trained.append((config.credit, seed, tools, weights.trust))
-
-    monkeypatch.setattr(grpo, "train_grpo", train)
-    names = (START, FULL, "trajectory credit", "no evidence reward", "no tools")
-    results = run(start, tmp_path / "runs", {name: VARIANTS[name] for name in names})
+def test_every_variant_is_trained_with_every_seed_as_it_says_once_and_kept(profile, world, at_once):
+    names, done = (START, FULL, "trajectory credit", "no evidence reward", "no tools"), []
+    p = profile(names)
+    folder = make_runs(p, world, evaluate, lambda *run: done.append(run))
+    assert done == [(START, 0), *((name, seed) for name in names[1:] for seed in (0, 1))]
     expected = [("segment", TOOLS, 0.3), ("trajectory", TOOLS, 0.3), ("segment", TOOLS, 0.0), ("segment", (), 0.3)]
-    assert trained == [(credit, seed, tools, trust) for credit, tools, trust in expected for seed in (0, 1)]
-    assert results.groupby(["variant", "seed"]).size().tolist() == [3] * 10
-    assert list(results["photo_id"][:3]) == ["test-0", "test-1", "test-2"]
-    assert len(load_trajectories(tmp_path / "runs" / f"{FULL}, seed 1.jsonl")) == 3
-
-
-def test_a_finished_run_is_not_made_again_and_other_settings_are_refused(start, tmp_path):
-    made = []
-    variants = {START: VARIANTS[START], "zoom only": VARIANTS["zoom only"]}  # really trained here
-    first = run(start, tmp_path / "runs", variants, on_run=lambda *run: made.append(run))
-    assert made == [(START, 0), ("zoom only", 0), ("zoom only", 1)]
-    (tmp_path / "runs" / "zoom only, seed 1.parquet").unlink()
-    again = run(start, tmp_path / "runs", variants, on_run=lambda *run: made.append(run))
-    assert made[3:] == [("zoom only", 1)]
-    again["seconds"] = first["seconds"]  # one run was made again, and took its own time
-    pd.testing.assert_frame_equal(first.drop(columns="seconds"), again.drop(columns="seconds"))
-    other = GrpoConfig(**vars(CONFIG) | {"learning_rate": 1.0})
+    assert at_once == [(credit, seed, tools, trust) for credit, tools, trust in expected for seed in (0, 1)]
+    runs = load_runs(folder)
+    assert runs.groupby(["variant", "seed"]).size().tolist() == [2] * 10  # an untrained one stands for every seed
+    assert list(runs["photo_id"][:2]) == [photo.photo_id for photo in world.photos("test-new", 2)]
+    assert len(load_trajectories(folder / f"{FULL}, seed 1.jsonl")) == 2
+    (folder / f"{FULL}, seed 0.parquet").unlink()
+    left = load_runs(folder).groupby(["variant", "seed"]).size().to_dict()
+    assert (FULL, 0) not in left and left[START, 1] == left[FULL, 1] == 2
+    make_runs(p, world, evaluate, lambda *run: done.append(run))
+    assert done[9:] == [(FULL, 0)]
+    (folder / f"{FULL}, seed 0.parquet").unlink()
+    other = replace(p, grpo=replace(CONFIG, learning_rate=1.0))
     with pytest.raises(ValueError, match="holds runs of other settings"):
-        run(start, tmp_path / "runs", variants, config=other)
+        make_runs(other, world, evaluate)
+    assert load_runs(folder.parent).empty
 
 
 def table(name, seed, rewards):
@@ -108,48 +118,27 @@ def test_variants_that_share_no_seed_are_left_out_and_others_compared_on_those_t
     assert effects(runs[0]).empty
 
 
-def test_finished_runs_are_read_again_and_an_untrained_one_stands_for_every_seed(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(grpo, "train_grpo", lambda *_, **__: None)
-    assert ablations.load_runs(tmp_path / "nowhere").empty
-    made = run(start, tmp_path / "runs", {name: VARIANTS[name] for name in (START, FULL)})
-    pd.testing.assert_frame_equal(ablations.load_runs(tmp_path / "runs"), made)
-    (tmp_path / "runs" / f"{FULL}, seed 0.parquet").unlink()
-    left = ablations.load_runs(tmp_path / "runs")
-    assert left.groupby(["variant", "seed"]).size().to_dict() == {(START, 0): 3, (START, 1): 3, (FULL, 1): 3}
-
-
-def test_runs_of_a_profile_are_made_side_by_side_once_and_as_one_process_does(
-    start, tmp_path, world, monkeypatch, capfd
-):
-    monkeypatch.setattr(ablations, "Agent", Agent)  # another process knows of no script
-
-    def profile(name, processes):
-        chosen = AblationConfig(True, f"{START}, zoom only", seeds=1, photos=2, processes=processes)
-        return dataclasses.replace(get_profile("cpu"), outputs=str(tmp_path / name), grpo=CONFIG, ablation=chosen)
-
-    beside, alone = profile("beside", 2), profile("alone", 1)
-    with pytest.raises(FileNotFoundError, match="coldstart: not there yet; notebook 03_sft makes it"):
-        ablations.make_runs(beside, world, evaluate)
-    rows = rollout(ScriptedTeacher(world), world.photos("train", 4), world.live)
-    for row in rows:
-        row.extra |= {"sample": "search", "difficulty": "easy"}
-    for p in (beside, alone):
-        p.path("checkpoints", "coldstart").symlink_to(start)
-        save_trajectories(p.path("trajectories.jsonl"), rows)
-        with SearchCache.open(p.path("search_cache"), mode="w") as cache:
-            cache.record_trajectory(rows[0])
-    done, runs = [], {}
-    for p in (beside, alone):
+def test_runs_are_made_side_by_side_as_one_process_makes_them(profile, world, monkeypatch, capfd):
+    monkeypatch.setattr(
+        ablations, "set_threads", lambda: 2
+    )  # this process keeps its own: two are slow beside other work
+    beside, alone = profile((START, "zoom only"), "beside", 1, 2), profile((START, "zoom only"), "alone", 1)
+    done, runs = [], []
+    for p in (alone, beside):
         capfd.readouterr()
-        runs[p] = ablations.load_runs(ablations.make_runs(p, world, evaluate, lambda *run: done.append(run)))
+        runs.append(load_runs(make_runs(p, world, evaluate, lambda *run: done.append(run))))
         assert p == alone or "%|" not in capfd.readouterr().err  # bars would stand in red in the notebook
     assert sorted(done) == sorted([(START, 0), ("zoom only", 0)] * 2)
-    made = ["variant", "seed", "photo_id", "reward", "tokens"]
-    assert runs[beside].groupby("variant").size().to_dict() == {START: 2, "zoom only": 2}
-    pd.testing.assert_frame_equal(runs[beside][made], runs[alone][made])
+    columns = ["variant", "seed", "photo_id", "reward", "tokens"]
+    assert runs[0].groupby("variant").size().to_dict() == {START: 2, "zoom only": 2}
+    pd.testing.assert_frame_equal(runs[0][columns], runs[1][columns])
     assert not list(beside.folder.rglob("ablations/*/search_cache")), "only needed while a run is trained"
-    ablations.make_runs(beside, world, evaluate, lambda *run: done.append(run))
-    assert len(done) == 4
+
+
+def test_what_an_earlier_notebook_did_not_leave_is_named(tmp_path, world):
+    p = replace(get_profile("cpu"), outputs=str(tmp_path), ablation=AblationConfig(True, START))
+    with pytest.raises(FileNotFoundError, match="coldstart: not there yet; notebook 03_sft makes it"):
+        make_runs(p, world, evaluate)
 
 
 def test_variants_are_chosen_by_name_and_an_unknown_name_is_an_error():

@@ -81,13 +81,11 @@ def test_a_zoom_wider_than_the_canvas_is_scaled_to_its_width():
     assert (zoom[8:] == 127).all()
 
 
-def test_an_interface_may_keep_the_aspect_and_refuses_a_stretch_that_is_none(search):
+def test_an_interface_may_keep_the_aspect():
     kept = replace(TINY, zoom_stretch=1.0)
     zoom = np.asarray(show_zoom(Image.open(io.BytesIO(picture())), [500, 500, 1000, 600], kept)).astype(int)
     assert (zoom[:, 213:] == 127).all() and abs(zoom[:, 212, 0].mean() - 255) < 4
     assert Interface.from_dict(kept.to_dict()) == kept
-    with pytest.raises(ValueError, match="zoom_stretch=0"):
-        replace(TINY, zoom_stretch=0)
 
 
 def test_full_zooms_are_twice_as_large_up_to_1024_px_and_say_which_region(search):
@@ -450,12 +448,6 @@ def test_missing_unknown_and_mistyped_arguments_are_named(search, tool, argument
     assert environment.log[0].status == "model_error" and search.asked == []
 
 
-def test_positional_arguments_work_and_too_many_are_refused(search):
-    environment = make(search)
-    assert environment.text_search_tool("Valencia").startswith("[1]")
-    assert "unknown argument argument 2" in environment.text_search_tool("Valencia", 3)
-
-
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -464,7 +456,7 @@ _JSON = st.recursive(
 _NAMES = st.sampled_from(["bbox_2d", "query", "label", "goal", "self", "args", "photo_id"]) | st.text(max_size=5)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(calls=st.lists(st.tuples(st.sampled_from(TOOLS), st.dictionaries(_NAMES, _JSON, max_size=4)), max_size=6))
 def test_no_json_arguments_ever_raise_and_the_record_can_always_be_saved(calls):
     environment = GeoEnvironment(FakeSearch(), {"p1": Photo("p1", None)}, FULL)

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from environment_fakes import Scripted
 from grpo_scripts import script
-from models import GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, Scripted, drawn_photo, untrained
+from models import GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, drawn_photo, untrained
 from transformers import AutoModelForImageTextToText, Qwen3VLConfig
 
 from reverse_lib.environment import FULL, rollout

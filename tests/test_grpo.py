@@ -1,5 +1,6 @@
 """GRPO on the tiny model: what was called, what it earned, who was credited, what was trained on, what stops a run."""
 
+import dataclasses
 import gc
 import itertools
 import json
@@ -11,28 +12,41 @@ import threading
 import numpy as np
 import pytest
 import torch
-from grpo_scripts import AGENT, SCRIPTS, Gradients, flat, script, scripted_trainer, train_agent
-from models import BROKEN, EVIDENCE, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, drawn_photo, untrained
+from environment_fakes import Scripted
+from grpo_scripts import AGENT, DOUBT, SCRIPTS, flat, scripted_trainer, train_agent
+from models import (
+    BROKEN,
+    EVIDENCE,
+    GUESS,
+    RIGHT,
+    SEARCH,
+    ZOOM,
+    KnownSearch,
+    drawn_photo,
+    untrained,
+)
 
-from reverse_lib.environment import TINY, UNREADABLE
+from reverse_lib.environment import TINY, UNREADABLE, rollout
 from reverse_lib.geo import accuracy_reward, haversine_km
 from reverse_lib.models import load_model
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import GrpoConfig, Weights
 from reverse_lib.reward import (
+    CREDITS,
     Advantages,
     Breakdown,
+    advantages,
     label_advantages,
     label_rewards,
+    score,
     trajectory_advantages,
     turn_advantages,
     turn_rewards,
 )
 from reverse_lib.training import grpo, speed
-from reverse_lib.training.history import PARTS, read_rows
+from reverse_lib.training.common import PARTS, read_rows
 
 KNOWN = "<think>Spain? I know it.</think><answer>Spain, Valencia, 39.47, -0.38</answer>"
-DOUBT = "<think>Chile?</think><useful>[1]</useful><answer>Chile, Santiago, -33.45, -70.66</answer>"
 ZERO = dict(accuracy=0.0, format=0.0, process=0.0, look=0.0, query=0.0, trust=0.0, error=0.0)
 ALONE = {
     "accuracy": Weights(**ZERO | {"accuracy": 0.6}),
@@ -61,82 +75,92 @@ def turns_of(trust: float) -> Breakdown:
     return Breakdown(0, 0, 0, 0, trust, 0, trust, 0.3 * trust, [{"trust": trust}], [0])
 
 
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """A trainer after its step, by credit; for reading only."""
+    trainers = {}
+    for credit in CREDITS:
+        trainers[credit] = scripted_trainer(tmp_path_factory.mktemp(credit), credit=credit)
+        trainers[credit].train()
+    return trainers
+
+
 @pytest.fixture
-def trainer(tmp_path):
+def untaught(tmp_path):
     return scripted_trainer(tmp_path)
 
 
-def test_tools_are_called_as_written_and_environments_know_it(trainer):
-    trainer.train()
-    logs = [[s.observation.tool for s in t.steps if s.observation] for t in trainer.rollouts]
-    zoom, text = "image_zoom_in_tool", "text_search_tool"
-    assert logs == [[zoom, text], [], [text], [UNREADABLE]]
-    assert [t.end for t in trainer.rollouts] == ["answered"] * 4
-    assert trainer.rollouts[0].steps[1].observation.useful == {2}
+def alike(gradient, other, cosine=0.999, norm=0.01) -> bool:
+    close = torch.nn.functional.cosine_similarity(gradient, other.float(), dim=0) > cosine
+    return bool(close) and gradient.norm().item() == pytest.approx(other.norm().item(), rel=norm)
 
 
-def test_what_rollouts_did_is_logged_besides_what_they_earned(tmp_path):
-    trainer = scripted_trainer(tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, SEARCH, RIGHT], [BROKEN, "Hm…"]))
+def test_tools_are_called_as_written_and_environments_know_it(steps):
+    for trainer in steps.values():
+        logs = [[s.observation.tool for s in t.steps if s.observation] for t in trainer.rollouts]
+        zoom, text = "image_zoom_in_tool", "text_search_tool"
+        assert logs == [[zoom, text], [], [text], [UNREADABLE, text]]
+        assert [t.end for t in trainer.rollouts] == ["answered"] * 4
+        assert trainer.rollouts[0].steps[1].observation.useful == {2}
+
+
+def test_what_rollouts_did_is_logged_and_one_cut_off_is_not_answered(tmp_path, steps):
+    cut = ["<think>Spain and on and on…"]
+    scripts = ([SEARCH, RIGHT], [SEARCH, SEARCH, GUESS], cut, [SEARCH, DOUBT])  # nobody zooms
+    trainer = scripted_trainer(tmp_path, scripts, weights=ALONE["trust"])
     trainer.train()
-    row = trainer.rows[0]
+    assert calls_of(trainer) == [1, 2, 0, 1]
+    assert [step.observation.repeated for step in trainer.rollouts[1].steps[:2]] == [False, True]
+    assert trainer.rollouts[2].end == "format" and trainer.breakdowns[2].format == 0
+    assert trainer.breakdowns[0].trust > 0 > trainer.breakdowns[3].trust
     expected = {
-        "calls/zoom": 1 / 4,
+        "calls/zoom": 0,
         "calls/image": 0,
-        "calls/text": 3 / 4,
+        "calls/text": 1,
         "calls/repeated": 1 / 4,
         "calls/missed": 0,
-        "turns/unreadable": 1 / 9,
+        "turns/unreadable": 0,
         "rollouts/answered": 3 / 4,
         "rollouts/truncated": 1 / 4,
+        "reward": 0.3 * (0.3 - 0.3) / 4,  # by the weights it was given
     }
-    assert {name: row[name] for name in expected} == pytest.approx(expected)
-    assert {f"seconds/{part}" for part in PARTS} <= set(row)
+    assert {name: trainer.rows[0][name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    usual = steps["turn"].rows[0]
+    assert usual["turns/unreadable"] == pytest.approx(1 / 9) and usual["calls/zoom"] == 1 / 4
+    assert {f"seconds/{part}" for part in PARTS} <= set(usual)
 
 
-def test_a_photo_is_opened_once_for_all_of_its_group_and_let_go_after(tmp_path, monkeypatch):
-    opened, load = [], Photo.load
-    monkeypatch.setattr(Photo, "load", lambda photo: opened.append(photo.photo_id) or load(photo))
-    elsewhere = ZOOM.replace("[100, 200, 300, 400]", "[500, 500, 700, 800]")
-    trainer = scripted_trainer(tmp_path, ([ZOOM, GUESS], [elsewhere, GUESS], [ZOOM, elsewhere, GUESS]))
-    trainer.train()
-    assert opened == ["photo-1"]
-    zooms = [key[2][:22] for key in trainer._album._drawn if key[1] == "show_zoom"]
-    assert zooms == ["([100, 200, 300, 400],", "([500, 500, 700, 800],"]
-    gc.collect()
-    assert not trainer._album._opened
-
-
-def test_the_photos_of_the_next_step_are_opened_in_the_background_and_each_once(tmp_path, monkeypatch):
-    opened, load = [], Photo.load
-    main = threading.main_thread()
+def test_photos_are_opened_ahead_in_the_background_once_for_their_group_and_let_go_after(tmp_path, monkeypatch):
+    opened, load, main = [], Photo.load, threading.main_thread()
 
     def noting(photo):
         opened.append((photo.photo_id, threading.current_thread() is main))
         return load(photo)
 
     monkeypatch.setattr(Photo, "load", noting)
-    photos = [drawn_photo(f"photo-{i}") for i in range(3)]
-    model, processor = untrained()
-    settings = dict(steps=3, prompts_per_step=1, group_size=2, save_steps=0, max_completion_tokens=200)
-    trainer = grpo.GeoGRPOTrainer(model, processor, photos, KnownSearch(), TINY, GrpoConfig(**settings), tmp_path)
-    script(trainer, ([GUESS], [ZOOM, GUESS]))
+    elsewhere = ZOOM.replace("[100, 200, 300, 400]", "[500, 500, 700, 800]")
+    scripts = ([ZOOM, GUESS], [elsewhere, GUESS], [ZOOM, elsewhere, GUESS])
+    trainer = scripted_trainer(tmp_path, scripts, photos=[drawn_photo(f"photo-{i}") for i in range(3)], steps=3)
     trainer.train()
     trainer.close()
     assert [photo_id for photo_id, _ in opened] == [photo.photo_id for photo in trainer._order]
     assert [in_main for _, in_main in opened] == [True, False, False]
+    zooms = [key[2][:22] for key in trainer._album._drawn if key[1] == "show_zoom"]
+    assert zooms == ["([100, 200, 300, 400],", "([500, 500, 700, 800],"] * 3
+    gc.collect()
+    assert not trainer._album._opened
 
 
-def test_every_component_reaches_the_trainer_and_the_total_is_theirs(trainer):
-    trainer.train()
-    row = trainer.rows[0]
-    first = trainer.breakdowns[0]
+def test_every_component_reaches_the_trainer_and_the_total_is_theirs(steps):
+    trainer = steps["turn"]
+    row, first = trainer.rows[0], trainer.breakdowns[0]
     assert first.accuracy == 1 and first.format == 1 and first.box_iou == 1 and first.evidence_mcc == 1
     # zoom on the region 0.2, all of the one useful page 0.1, labels right 0.3
     assert first.total == pytest.approx(0.6 + 0.1 + 0.3 * (0.2 + 0.1 + 0.3))
     km = haversine_km(39.47, -0.38, -33.45, -70.66)
     guessed = 0.6 * accuracy_reward(km)
     assert trainer.breakdowns[1].total == pytest.approx(guessed + 0.1)
-    assert trainer.breakdowns[3].total == pytest.approx(guessed + 0.1 * 0.8 - 0.3 * 0.05)
+    assert trainer.breakdowns[3].total == pytest.approx(0.6 + 0.1 * 0.8 + 0.3 * (0.1 + 0.3 - 0.05))
     totals = [b.total for b in trainer.breakdowns]
     assert row["reward"] == pytest.approx(sum(totals) / 4, abs=1e-5)
     for name in grpo.COMPONENTS:
@@ -145,8 +169,8 @@ def test_every_component_reaches_the_trainer_and_the_total_is_theirs(trainer):
     assert trainer.rollouts[0].evidence == [EVIDENCE]
 
 
-def test_only_tokens_the_model_wrote_are_trained_on(trainer):
-    trainer.train()
+def test_only_tokens_the_model_wrote_are_trained_on(steps):
+    trainer = steps["turn"]
     output = trainer.recorded[0]
     for row, turns in enumerate(SCRIPTS):
         mask = (output["tool_mask"][row] * output["completion_mask"][row]).bool()
@@ -155,8 +179,8 @@ def test_only_tokens_the_model_wrote_are_trained_on(trainer):
         assert torch.all(output["advantages"][row][~mask] == 0)
 
 
-def test_each_token_has_the_advantage_of_its_turn(trainer):
-    trainer.train()
+def test_each_token_has_the_advantage_of_its_turn(steps):
+    trainer = steps["turn"]
     output = trainer.recorded[0]
     expected = turn_advantages([turn_rewards(breakdown) for breakdown in trainer.breakdowns], 4)
     mask = (output["tool_mask"] * output["completion_mask"]).bool()
@@ -165,14 +189,11 @@ def test_each_token_has_the_advantage_of_its_turn(trainer):
         wanted = torch.tensor(np.repeat(values, lengths), dtype=torch.float32)
         torch.testing.assert_close(output["advantages"][row][mask[row]], wanted)
     zoom, search, answer = expected[0]
-    assert zoom > answer > 0 and search > 0 > expected[3].max()
+    assert zoom > answer > 0 and search > 0 > expected[1].max()
 
 
-def test_with_segment_credit_the_labels_push_themselves_and_the_thought_before_them_and_turns_all_else(tmp_path):
-    scripts = ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, DOUBT], [SEARCH, RIGHT])  # RIGHT and DOUBT label otherwise
-    trainer, usual = scripted_trainer(tmp_path, scripts, credit="segment"), scripted_trainer(tmp_path / "turn", scripts)
-    trainer.train()
-    usual.train()
+def test_with_segment_credit_the_labels_push_themselves_and_the_thought_before_them_and_turns_all_else(steps):
+    trainer, usual = steps["segment"], steps["turn"]
     output, tokenizer = trainer.recorded[0], trainer._tokenizer
     found, by_turn = output["advantages"], usual.recorded[0]["advantages"]
     paid = [label_rewards(breakdown) for breakdown in trainer.breakdowns]
@@ -193,8 +214,8 @@ def test_with_segment_credit_the_labels_push_themselves_and_the_thought_before_t
     assert expected[0] == pytest.approx(expected[3]) and expected[0] > 0 > expected[2]
 
 
-def test_a_number_that_no_token_has_ends_no_run(tmp_path):
-    trainer = scripted_trainer(tmp_path, credit="segment")
+def test_a_number_that_no_token_has_ends_no_run(untaught):
+    trainer = untaught
     trainer.rollouts, trainer.breakdowns = [drawn_photo()] * 2, [turns_of(0.0), turns_of(0.3)]
     ids = torch.tensor([[5, 100_000, 6]] * 2)  # the model's head is wider than its vocabulary
     output = {"completion_ids": ids, "completion_mask": ids * 0 + 1, "tool_mask": ids * 0 + 1}
@@ -202,10 +223,9 @@ def test_a_number_that_no_token_has_ends_no_run(tmp_path):
     assert (trainer._advantages_by_token(output)[0] < 0).all()
 
 
-@pytest.mark.parametrize("placeholder", ["image_token_id", "video_token_id"])
-def test_a_model_that_would_write_a_pictures_placeholder_does_not(tmp_path, monkeypatch, placeholder):
+def test_a_model_that_would_write_a_pictures_placeholder_does_not(tmp_path, monkeypatch):
     model, processor = untrained()
-    wanted, seen = getattr(processor, placeholder), []
+    wanted, written = [processor.image_token_id, processor.video_token_id], []
 
     def craves(_, __, logits):
         logits[..., wanted] += 1e4
@@ -216,29 +236,20 @@ def test_a_model_that_would_write_a_pictures_placeholder_does_not(tmp_path, monk
 
     def noting(self, *args, **kwargs):
         ids, logps = generate(self, *args, **kwargs)
-        seen.extend(ids)
+        written.extend(ids)
         return ids, logps
 
     monkeypatch.setattr(grpo.GeoGRPOTrainer, "_generate_single_turn", noting)
     config = GrpoConfig(steps=1, prompts_per_step=1, group_size=4, max_turn_tokens=6, save_steps=0)
     grpo.train_grpo(model, processor, [drawn_photo()], KnownSearch(), TINY, config, tmp_path)
-    assert [wanted in ids for ids in seen] == [False] * 4
+    assert len(written) == 4 and not set(wanted) & set(itertools.chain(*written))
 
 
-def test_with_trajectory_credit_all_turns_of_a_rollout_share_trls_advantage(tmp_path):
-    trainer = scripted_trainer(tmp_path, credit="trajectory")
-    trainer.train()
+def test_with_trajectory_credit_all_turns_of_a_rollout_share_trls_advantage(steps):
+    trainer = steps["trajectory"]
     totals = [b.total for b in trainer.breakdowns]
     expected = torch.tensor(trajectory_advantages(totals, 4), dtype=torch.float32)
     torch.testing.assert_close(trainer.recorded[0]["advantages"], expected, atol=1e-4, rtol=1e-4)
-
-
-def one_step(folder, scripts, weights, credit, **settings):
-    trainer = scripted_trainer(folder, scripts, weights, credit=credit, **settings)
-    trainer.args.max_grad_norm = 0
-    trainer.add_callback(kept := Gradients())
-    trainer.train()
-    return trainer, kept.found
 
 
 def by_hand(advantages, output):
@@ -254,153 +265,107 @@ def by_hand(advantages, output):
     return flat(model)
 
 
-@pytest.mark.parametrize("credit", ["turn", "trajectory"])
+@pytest.mark.parametrize("credit", CREDITS)
+def test_the_gradient_is_that_of_the_advantages(steps, credit):
+    output = steps[credit].recorded[0]
+    advantages = output["advantages"] if credit != "trajectory" else output["advantages"][:, None]
+    assert alike(steps[credit].gradients.found, by_hand(advantages, output), 0.995, 0.03)
+
+
 @pytest.mark.parametrize("name", ALONE)
-def test_a_component_alone_gives_its_own_gradient(tmp_path, name, credit):
-    trainer, found = one_step(tmp_path, SCRIPTS, ALONE[name], credit)
-    reference = scripted_trainer(tmp_path / "all")  # scored by the usual weights
-    reference.train()
-    breakdowns = reference.breakdowns
-    output = trainer.recorded[0]
-    if credit == "trajectory":
-        values = trajectory_advantages([getattr(b, name) for b in breakdowns], 4)
-        advantages = torch.tensor(values)[:, None].expand(output["completion_ids"].shape)
-    else:
-        turns = [[turn.get(name, 0.0) for turn in b.per_turn] for b in breakdowns]
-        if name in ("accuracy", "format"):
-            turns = [[*[0.0] * (len(b.per_turn) - 1), getattr(b, name)] for b in breakdowns]
-        advantages = np.zeros(output["completion_ids"].shape)
-        written = (output["completion_mask"] * output["tool_mask"]).tolist()
-        for row, values in enumerate(turn_advantages(turns, 4)):
-            nan = np.full(len(values), np.nan)
-            advantages[row] = grpo.by_token(Advantages(values, nan), written[row], [], "p")
-        advantages = torch.tensor(advantages)
-    expected = by_hand(advantages, output)
-    assert torch.nn.functional.cosine_similarity(found, expected.float(), dim=0) > 0.995
-    assert found.norm() == pytest.approx(expected.norm().item(), rel=0.03)
+def test_a_component_alone_gives_its_own_advantages_and_ignores_what_the_others_earn(steps, name):
+    trainer = steps["turn"]
+    alone = [score(trajectory, ALONE[name]) for trajectory in trainer.rollouts]
+    earned = [[turn.get(name, 0.0) for turn in b.per_turn] for b in trainer.breakdowns]
+    if name in ("accuracy", "format"):
+        earned = [[*[0.0] * (len(b.per_turn) - 1), getattr(b, name)] for b in trainer.breakdowns]
+    totals = trajectory_advantages([getattr(b, name) for b in trainer.breakdowns], 4)
+    found = zip(advantages(alone, "turn", ALONE[name]), advantages(alone, "trajectory", ALONE[name]), strict=True)
+    for (turn, whole), expected, total in zip(found, turn_advantages(earned, 4), totals, strict=True):
+        np.testing.assert_allclose(turn.turns, expected, rtol=0.02)
+        np.testing.assert_allclose(whole.turns, total, rtol=0.02)
+    photos = [drawn_photo(f"photo-{i}") for i in range(4)]
+    same = rollout(Scripted(*ALIKE_IN[name]), photos, KnownSearch())
+    for credit in CREDITS:
+        for weights, differ in ((ALONE[name], False), (Weights(), True)):
+            values = advantages([score(trajectory, weights) for trajectory in same], credit, weights)
+            assert max(abs(np.nan_to_num(each)).max() for one in values for each in one) < 1e-9 or differ
+            assert any(abs(one.turns).max() > 0.1 for one in values) == differ
 
 
-def test_a_loss_computed_in_parts_by_length_is_the_whole_one(tmp_path):
-    found = []
-    for chunks in (1, 3):
-        trainer, gradient = one_step(tmp_path / str(chunks), SCRIPTS, Weights(), "turn", chunks=chunks)
-        found.append((gradient, [row["loss"] for row in trainer.rows if "loss" in row][0]))
-    (whole, loss), (parts, same) = found
-    assert torch.nn.functional.cosine_similarity(whole, parts, dim=0) > 0.999 and loss == pytest.approx(same, abs=1e-4)
-    assert whole.norm().item() == pytest.approx(parts.norm().item(), rel=0.01)
-    sizes = [part["completion_ids"].shape for part in grpo.by_length(trainer.recorded[0], 3)]
+def test_a_loss_computed_in_parts_by_length_is_the_whole_one(tmp_path, steps):
+    parts, whole = steps["turn"], scripted_trainer(tmp_path, chunks=1)
+    whole.train()
+    assert alike(parts.gradients.found, whole.gradients.found)
+    losses = [[row["loss"] for row in trainer.rows if "loss" in row] for trainer in (parts, whole)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    sizes = [part["completion_ids"].shape for part in grpo.by_length(parts.recorded[0], 3)]
     assert [rows for rows, _ in sizes] == [2, 1, 1] and sizes == sorted(sizes, key=lambda size: size[1])
-    assert sizes[0][1] < sizes[-1][1] == trainer.recorded[0]["completion_ids"].shape[1]
+    assert sizes[0][1] < sizes[-1][1] == parts.recorded[0]["completion_ids"].shape[1]
 
 
 @pytest.mark.parametrize("credit", ["segment", "trajectory"])
-def test_rollouts_in_small_batches_with_activations_computed_again_give_the_step_of_all_at_once(tmp_path, credit):
-    whole, gradient = one_step(tmp_path / "whole", SCRIPTS, Weights(), credit)
-    small, same = one_step(tmp_path / "small", SCRIPTS, Weights(), credit, batch_size=1, checkpointing=True)
+def test_rollouts_in_small_batches_with_activations_computed_again_give_the_step_of_all_at_once(
+    tmp_path, steps, credit
+):
+    whole, small = steps[credit], scripted_trainer(tmp_path, credit=credit, batch_size=1, checkpointing=True)
+    small.train()
     assert small.args.gradient_accumulation_steps == 4 and len(small.recorded) == 1
     assert small.accelerator.unwrap_model(small.model).model.language_model.gradient_checkpointing
-    assert torch.nn.functional.cosine_similarity(gradient, same, dim=0) > 0.999
-    assert same.norm().item() == pytest.approx(gradient.norm().item(), rel=0.01)
+    assert alike(small.gradients.found, whole.gradients.found)
     row, one = (trainer.rows[0] for trainer in (small, whole))
     assert row["reward"] == pytest.approx(one["reward"]) and row["num_tokens"] == one["num_tokens"]
     assert 0 < row["seconds/own"] < row["seconds/step"]
 
 
-@pytest.mark.parametrize("name", ALONE)
-def test_a_component_alone_ignores_what_the_others_earn(tmp_path, name):
-    trainer, found = one_step(tmp_path, ALIKE_IN[name], ALONE[name], "turn")
-    _, usual = one_step(tmp_path / "all", ALIKE_IN[name], Weights(), "turn")
-    assert found.abs().max() < 1e-9 and usual.norm() > 0.01
-
-
-def test_a_step_changes_language_model_and_vision_and_with_lora_only_adapters(tmp_path):
-    for rank in (0, 4):
-        trainer = scripted_trainer(tmp_path / str(rank), lora_rank=rank)
-        before = {name: value.clone() for name, value in trainer.model.named_parameters()}
-        trainer.train()
-        changed = [name for name, value in trainer.model.named_parameters() if not torch.equal(before[name], value)]
+def test_a_step_changes_language_model_and_vision_and_with_lora_only_adapters(tmp_path, steps):
+    adapted = scripted_trainer(tmp_path, lora_rank=4)
+    before = {name: value.clone() for name, value in adapted.model.named_parameters()}
+    adapted.train()
+    for trainer, start in ((steps["turn"], dict(untrained()[0].named_parameters())), (adapted, before)):
+        changed = [name for name, value in trainer.model.named_parameters() if not torch.equal(start[name], value)]
         assert any("language_model" in name for name in changed)
-        assert any("visual" in name for name in changed) == (rank == 0)
-        assert all("lora" in name for name in changed) == (rank > 0)
+        assert any("visual" in name for name in changed) == (trainer is not adapted)
+        assert all("lora" in name for name in changed) == (trainer is adapted)
 
 
-def test_a_reward_that_is_not_a_number_stops_the_run_with_the_photo(trainer, monkeypatch):
-    real = grpo.score
-
-    def broken(trajectory, weights):
-        made = real(trajectory, weights)
-        made.total = float("nan")
-        return made
-
-    monkeypatch.setattr(grpo, "score", broken)
-    with pytest.raises(FloatingPointError, match="photo-1"):
-        trainer.train()
+def not_a_number(real):
+    return lambda *args: dataclasses.replace(real(*args), total=float("nan"))
 
 
-@pytest.mark.parametrize("turn", [0, 1])
-def test_a_picture_that_gets_lost_stops_the_run_with_the_photo(trainer, monkeypatch, turn):
-    real = grpo.images_of
-    lost = {0: (48, 0), 1: (62, 48)}[turn]  # the photo, or the zoom after it
-
-    def losing(messages):
-        images = real(messages)
-        return images[:turn] if len(images) > turn else images
-
-    monkeypatch.setattr(grpo, "images_of", losing)
-    words = f"photo-1: {lost[0]} image tokens, but {turn} pictures with {lost[1]} features"
-    with pytest.raises(RuntimeError, match=words):
-        trainer.train()
+def losing(turn):
+    return lambda real: lambda messages: real(messages)[:turn]
 
 
-def test_a_turn_that_the_tokens_do_not_hold_stops_the_run_with_the_photo(trainer, monkeypatch):
-    real = grpo.advantages
-    monkeypatch.setattr(grpo, "advantages", lambda *args: [Advantages(*(v[-1:] for v in one)) for one in real(*args)])
-    with pytest.raises(RuntimeError, match="photo-1: 1 turns, but 3 in the tokens"):
-        trainer.train()
+def last_turns(real):
+    return lambda *args: [Advantages(*(values[-1:] for values in one)) for one in real(*args)]
 
 
-def test_a_turn_cut_off_ends_its_rollout_and_is_not_answered(tmp_path):
-    trainer = scripted_trainer(
-        tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS], [SEARCH, RIGHT], ["<think>Spain and on and on…"])
-    )
-    trainer.train()
-    assert calls_of(trainer) == [2, 0, 1, 0]
-    assert trainer.rollouts[3].end == "format" and trainer.breakdowns[3].total == 0
-
-
-def test_after_two_nudges_the_next_turn_that_cannot_be_read_ends_the_rollout_here_too(tmp_path):
-    trainer = scripted_trainer(tmp_path, ([BROKEN] * 5, [BROKEN, BROKEN, GUESS]), max_completion_tokens=900)
-    trainer.train()
-    assert calls_of(trainer) == [2, 2]
-    assert [t.end for t in trainer.rollouts] == ["format", "answered"]
-    assert len(trainer.rollouts[0].steps) == 3
+@pytest.mark.parametrize(
+    ("name", "broken", "error", "words"),
+    [
+        ("score", not_a_number, FloatingPointError, "photo-1: the reward is not a number"),
+        ("images_of", losing(0), RuntimeError, "photo-1: 48 image tokens, but 0 pictures with 0 features"),
+        ("images_of", losing(1), RuntimeError, "photo-1: 62 image tokens, but 1 pictures with 48 features"),  # a zoom
+        ("advantages", last_turns, RuntimeError, "photo-1: 1 turns, but 3 in the tokens"),
+    ],
+)
+def test_what_gets_lost_on_the_way_stops_the_run_with_the_photo(untaught, monkeypatch, name, broken, error, words):
+    monkeypatch.setattr(grpo, name, broken(getattr(grpo, name)))
+    with pytest.raises(error, match=words):
+        untaught.train()
 
 
 def test_a_tool_result_that_no_longer_fits_ends_its_rollout(tmp_path):
     trainer = scripted_trainer(tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS]), max_completion_tokens=110)
-    trainer.train()
+    trainer.sample()
     assert trainer.rollouts[0].answer is None and trainer.rollouts[1].end == "answered"
 
 
-def test_a_group_in_which_nobody_zooms_is_trained_on_as_well(trainer):
-    script(trainer, ([SEARCH, RIGHT], [GUESS], [SEARCH, DOUBT], [SEARCH, SEARCH, RIGHT]))
-    trainer.train()
-    assert calls_of(trainer) == [1, 0, 1, 2]
-    assert [o.repeated for t in trainer.rollouts for o in [s.observation for s in t.steps if s.observation][-1:]] == [
-        False,
-        False,
-        True,
-    ]
-    assert trainer.breakdowns[0].trust > 0 > trainer.breakdowns[2].trust
-
-
-def test_without_tools_there_is_one_turn(tmp_path):
-    model, processor = untrained()
-    config = GrpoConfig(steps=1, prompts_per_step=1, group_size=2, save_steps=0)
-    trainer = grpo.GeoGRPOTrainer(model, processor, [drawn_photo()], KnownSearch(), TINY, config, tmp_path, tools=())
-    script(trainer, ([KNOWN], [GUESS]))
-    trainer.train()
-    assert trainer.rows[0]["calls/text"] == 0
+def test_without_tools_there_is_one_turn_and_the_prompt_names_none(tmp_path, steps):
+    trainer = scripted_trainer(tmp_path, ([KNOWN], [GUESS]), tools=())
+    prompts = [trainer.sample()["prompt_ids"][0], steps["turn"].recorded[0]["prompt_ids"][0]]
+    assert ["text_search_tool" in trainer._tokenizer.decode(ids) for ids in prompts] == [False, True]
     assert trainer.breakdowns[0].total == pytest.approx(0.7)
 
 
@@ -411,9 +376,8 @@ def run(*program):
     return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
 
 
-def test_a_group_split_over_two_processes_is_trained_on_alike(tmp_path, trainer):
-    trainer.add_callback(kept := Gradients())
-    trainer.train()
+def test_a_group_split_over_two_processes_is_trained_on_alike(tmp_path, steps):
+    trainer = steps["turn"]
     program = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "tests/grpo_scripts.py", tmp_path / "two.pt"]
     done = run(*program)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -423,8 +387,7 @@ def test_a_group_split_over_two_processes_is_trained_on_alike(tmp_path, trainer)
         width = min(alone.shape[1], len(other))
         torch.testing.assert_close(alone[row, :width], other[:width])
         assert not alone[row, width:].any() and not other[width:].any()
-    assert torch.nn.functional.cosine_similarity(two["gradient"], kept.found, dim=0) > 0.999
-    assert two["gradient"].norm() == pytest.approx(kept.found.norm().item(), rel=0.02)
+    assert alike(two["gradient"], trainer.gradients.found, norm=0.02)
     row = trainer.rows[0]
     for name in ("reward", "rewards/trust/mean", "calls/text", "turns/unreadable"):
         assert two["row"][name] == pytest.approx(row[name])
@@ -441,9 +404,9 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path):
         timed = ("seconds/", "train_", "step_time", "profiling/")
         return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows if "reward" in row]
 
-    assert [row["step"] for row in rows if "reward" in row] == [1, 2, 3]
+    assert [row["step"] for row in rows if "reward" in row] == [1, 2]
     assert facts(rows) == facts(whole) == facts(read_rows(tmp_path / "killed/metrics.jsonl"))
-    assert len({row["num_tokens"] for row in facts(whole)}) == 3 and any(row.get("grad_norm") for row in whole)
+    assert len({row["num_tokens"] for row in facts(whole)}) == 2 and any(row.get("grad_norm") for row in whole)
     for (name, value), (_, expected) in zip(model.state_dict().items(), other.state_dict().items(), strict=True):
         assert torch.equal(value, expected), name
     fresh = load_model(AGENT)
@@ -487,12 +450,10 @@ def test_where_the_time_went_is_shares_of_the_steps_after_the_first():
         ({"prompts_per_step": 1, "batch_size": 3}, None, "8 rollouts a step for 1 processes in batches of 3"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(tmp_path, settings, levels, message):
-    model, processor = untrained()
+def test_settings_that_cannot_work_are_refused(tmp_path, steps, settings, levels, message):
+    of = (steps["turn"].model, steps["turn"].processing_class, [drawn_photo()], KnownSearch(), TINY)
     with pytest.raises(ValueError, match=message):
-        grpo.GeoGRPOTrainer(
-            model, processor, [drawn_photo()], KnownSearch(), TINY, GrpoConfig(**settings), tmp_path, levels=levels
-        )
+        grpo.GeoGRPOTrainer(*of, GrpoConfig(**settings), tmp_path, levels=levels)
 
 
 def test_every_token_of_a_turn_gets_its_value_and_labels_their_own():

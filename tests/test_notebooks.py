@@ -23,7 +23,7 @@ from reverse_lib.models import load_interface
 from reverse_lib.profiles import VARIANTS
 from reverse_lib.runner import NotebookError, run
 from reverse_lib.search import SearchCache
-from reverse_lib.training.history import read_rows
+from reverse_lib.training.common import read_rows
 from reverse_lib.trajectory import SEARCH_TOOLS, load_trajectories
 from reverse_lib.world import World
 

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from models import BROKEN, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, Scripted, drawn_photo, untrained
+from environment_fakes import Scripted
+from models import BROKEN, GUESS, RIGHT, SEARCH, ZOOM, KnownSearch, drawn_photo, untrained
 from peft import PeftModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention, Qwen3VLVisionPatchEmbed
 

@@ -45,8 +45,11 @@ MAX_QUERY_CHARS = 300
 MAX_QUERIES = 5
 NO_TURNS = "no turns left: answer now"
 UNREADABLE = "unreadable_turn"  # stands for the tool in the record of a turn that neither calls nor answers
-_BUDGET_OF = {"image_zoom_in_tool": "zoom", "image_search_tool": "image", "text_search_tool": "text"}
-_NOUN_OF = {"image_zoom_in_tool": "zooms", "image_search_tool": "image searches", "text_search_tool": "text searches"}
+_BUDGETS = {
+    "image_zoom_in_tool": ("zoom", "zooms"),
+    "image_search_tool": ("image", "image searches"),
+    "text_search_tool": ("text", "text searches"),
+}
 _PIXELS_KEPT = 50_000_000  # of photos and regions drawn by an album
 _logger = logging.getLogger(__name__)
 
@@ -60,11 +63,7 @@ class OverBudget(Exception):
 
 
 class Album:
-    """Photos by id. Each is opened once for all rollouts that hold it, and each region is drawn once.
-
-    Args:
-        photos: Those it has from the start.
-    """
+    """Photos by id. Each is opened once for all rollouts that hold it, and each region is drawn once."""
 
     def __init__(self, photos: Iterable[Photo] = ()):
         self._photos: dict[str, Photo] = {}
@@ -127,19 +126,22 @@ class Album:
 
 def _tool(method: Callable) -> Callable:
     """Turn a method into a tool: checked arguments, limits, one record a call, no exception for what a model wrote."""
-    parameters = list(inspect.signature(method).parameters.values())[1:]
+    tool, (_, *parameters) = method.__name__, inspect.signature(method).parameters.values()
     required = {parameter.name: parameter.default is parameter.empty for parameter in parameters}
+    takes = ", ".join(name if needed else f"{name} (optional)" for name, needed in required.items())
 
     @functools.wraps(method)
-    def call(self, /, *args, **kwargs):
-        names = list(required) + [f"argument {i}" for i in range(len(required) + 1, len(args) + 1)]
-        given = dict(zip(names, args, strict=False)) | kwargs
-
+    def call(self, /, **arguments):
         def run() -> str | list[dict]:
-            _check_names(method.__name__, required, given)
-            return method(self, **given)
+            for name, needed in required.items():
+                if needed and name not in arguments:
+                    raise ArgumentError(f"{name} is missing; {tool} takes {takes}")
+            for name in arguments:
+                if name not in required:
+                    raise ArgumentError(f"unknown argument {one_line(name)[:40]}; {tool} takes {takes}")
+            return method(self, **arguments)
 
-        return self._record(method.__name__, given, run)
+        return self._record(tool, arguments, run)
 
     return call
 
@@ -161,6 +163,7 @@ class GeoEnvironment:
 
     Raises:
         ValueError: The name of a tool is unknown.
+        RuntimeError: From any method, before a photo was set by `reset`.
     """
 
     def __init__(
@@ -207,9 +210,6 @@ class GeoEnvironment:
 
         Returns:
             The message that answers it; None if the rollout is over: answered, out of turns or of nudges.
-
-        Raises:
-            RuntimeError: No photo was set.
         """
         turn = parse_turn(text)
         self._steps.append(Step(text, None))
@@ -228,9 +228,6 @@ class GeoEnvironment:
 
         Args:
             agent: Who wrote its turns.
-
-        Raises:
-            RuntimeError: No photo was set.
         """
         photo = self._current()
         return Trajectory(
@@ -382,8 +379,9 @@ class GeoEnvironment:
     def _begin(self, keys: list[tuple]) -> list[int]:
         """Count a call whose arguments are sound; returns how often each key was asked before."""
         entry = self._entry
-        if self._spent[entry.tool] >= getattr(self._budgets, _BUDGET_OF[entry.tool]):
-            raise OverBudget(f"no {_NOUN_OF[entry.tool]} left: answer now")
+        budget, noun = _BUDGETS[entry.tool]
+        if self._spent[entry.tool] >= getattr(self._budgets, budget):
+            raise OverBudget(f"no {noun} left: answer now")
         before = [self._counts[key] for key in keys]
         self._spent[entry.tool] += 1
         self._counts.update(keys)
@@ -395,9 +393,10 @@ class GeoEnvironment:
         """Record and render what a search brought; the lists of several queries follow each other, numbered through."""
         entry = self._entry
         hits = [answer for answer in answers if answer is not None]
-        counts = _shares([len(answer.results) for answer in hits], self._interface.max_results)
+        places = sorted((place, i) for i, answer in enumerate(hits) for place in range(len(answer.results)))
+        shares = Counter(i for _, i in places[: self._interface.max_results])  # as even as possible
         results, labels = [], []
-        for answer, share in zip(hits, counts, strict=True):
+        for answer, share in ((answer, shares[i]) for i, answer in enumerate(hits)):
             results += answer.results[:share]
             unknown = False if answer.labelled else None
             labels += [i in answer.useful or unknown for i in range(1, share + 1)]
@@ -442,38 +441,18 @@ def _named(tools: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in TOOLS if name in tools)
 
 
-def _check_names(tool: str, required: Mapping[str, bool], given: Mapping[str, object]) -> None:
-    """Check the names of a call's arguments.
-
-    Raises:
-        ArgumentError: One is missing or unknown.
-    """
-    takes = ", ".join(name if needed else f"{name} (optional)" for name, needed in required.items())
-    for name, needed in required.items():
-        if needed and name not in given:
-            raise ArgumentError(f"{name} is missing; {tool} takes {takes}")
-    for name in given:
-        if name not in required:
-            raise ArgumentError(f"unknown argument {one_line(name)[:40]}; {tool} takes {takes}")
-
-
 def _check_text(name: str, value: object) -> None:
-    """Refuse an optional argument that is no text."""
     if not isinstance(value, str):
         raise ArgumentError(f"{name} must be text")
 
 
 def _queries(value: object) -> list[str]:
-    """The distinct queries of a text search, each on one line.
-
-    Raises:
-        ArgumentError: Not text nor a list of texts, nothing to search for, or too much.
-    """
+    """The distinct queries of a text search, each on one line."""
     texts = value if isinstance(value, list | tuple) else [value]
     if len(texts) > MAX_QUERIES:
         raise ArgumentError(f"too many queries: give at most {MAX_QUERIES} at once")
     queries: dict[str, str] = {}
-    for text in texts:
+    for text in texts or [""]:
         if not isinstance(text, str):
             raise ArgumentError("query must be text, or a list of texts")
         if len(text) > MAX_QUERY_CHARS:
@@ -482,8 +461,6 @@ def _queries(value: object) -> list[str]:
         if not normalise_query(text):
             raise ArgumentError("query is empty: give at least one word")
         queries.setdefault(normalise_query(text), text)
-    if not queries:
-        raise ArgumentError("query is empty: give at least one word")
     return list(queries.values())
 
 
@@ -502,13 +479,3 @@ def _plain(value: object, depth: int = 0) -> object:
     if depth < 3 and isinstance(value, dict):
         return {str(_plain(key, 3))[:40]: _plain(item, depth + 1) for key, item in list(value.items())[:20]}
     return f"({type(value).__name__})"
-
-
-def _shares(available: Sequence[int], total: int) -> list[int]:
-    """How many results each query may show: as even as possible, `total` in all."""
-    even = [0] * len(available)
-    while sum(even) < min(total, sum(available)):
-        for i in range(len(even)):
-            if even[i] < available[i] and sum(even) < total:
-                even[i] += 1
-    return even

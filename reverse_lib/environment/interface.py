@@ -6,7 +6,6 @@ code, one system prompt serves SFT and RL, the header of a result list echoes th
 comes from outside can neither forge a chat token nor a further result line.
 """
 
-import dataclasses
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,7 @@ class Interface:
     """One way of showing the world; stored with a checkpoint as `interface.json`.
 
     Attributes:
-        name: What it is called in INTERFACES.
+        name: What records call it.
         system_prompt: Text of the system message.
         question: Text of the user message, followed by the photo.
         photo_px: (width, height) the photo is resized to; None leaves it as it is.
@@ -61,10 +60,6 @@ class Interface:
     def __post_init__(self):
         if self.result_style not in ("lines", "full"):
             raise ValueError(f"Interface.result_style={self.result_style!r}: use 'lines' or 'full'")
-        if not 0.25 <= self.zoom_stretch <= 4:
-            raise ValueError(f"Interface.zoom_stretch={self.zoom_stretch!r}: give a number from 0.25 to 4")
-        if self.max_results < 1 or self.max_tool_chars < 1:
-            raise ValueError(f"Interface {self.name}: max_results and max_tool_chars must be at least 1")
 
     def to_dict(self) -> dict:
         """Plain JSON types; `from_dict` turns them back into an equal Interface."""
@@ -75,13 +70,8 @@ class Interface:
         """The inverse of `to_dict`.
 
         Raises:
-            ValueError: A field is unknown or missing.
+            TypeError: A field is unknown or missing; names it.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(row) - known):
-            raise ValueError(f"Interface: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        if missing := sorted({"name", "system_prompt", "question"} - set(row)):
-            raise ValueError(f"Interface: field {missing[0]!r} is missing; write the file with Interface.to_dict()")
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
 
 
@@ -121,7 +111,6 @@ the most probable place: an approximate answer is better than none."""
 
 TINY = Interface("tiny", "Find the place.", "Where is this?", (256, 192), (448, 32), 2.0, "lines", 6, 800)
 FULL = Interface("full", FULL_PROMPT, "Where was this photo taken?")
-INTERFACES = {interface.name: interface for interface in (TINY, FULL)}
 
 
 def show_photo(image: Image.Image, interface: Interface) -> Image.Image:
@@ -235,10 +224,9 @@ def initial_messages(interface: Interface) -> list[dict]:
 
 
 def with_photo(messages: Sequence[dict], blocks: Sequence[dict]) -> list[dict]:
-    """Append what `reset` returned to the last message, as TRL does; the messages given stay as they are."""
+    """Append what `reset` returned to the last message; the messages given stay as they are."""
     *before, last = messages
-    content = [text_block(last["content"])] if isinstance(last["content"], str) else list(last["content"])
-    return [*before, {**last, "content": content + list(blocks)}]
+    return [*before, last | {"content": [*last["content"], *blocks]}]
 
 
 def assistant_message(text: str) -> dict:

@@ -62,7 +62,7 @@ def replicate(
     """Judge each claim by the runs.
 
     Args:
-        runs: The table of `ablations.ablate`, further variants below it, such as DIRECT; all on the same photos.
+        runs: The table of `training.load_runs`, further variants below it, such as DIRECT; all on the same photos.
         claims: What to judge.
         samples: Bootstrap resamples.
 
@@ -93,7 +93,7 @@ def effects(
     """What each way of training changed: every variant against the full method.
 
     Args:
-        runs: The table of `ablations.ablate`, with runs of FULL.
+        runs: The table of `training.load_runs`, with runs of FULL.
         metrics: Names out of `evaluation.METRICS`.
         samples: Bootstrap resamples.
 

@@ -1,6 +1,6 @@
 """Who gets the credit: advantages for each turn of each rollout of a group, or one for the whole rollout.
 
-Everything here is arithmetic on what `rewards.score` found; no engine, no torch. A rollout's reward is split over its
+Everything here is arithmetic on what `score` returns; no engine, no torch. A rollout's reward is split over its
 turns, so that a turn is paid for what it did: the call for what it looked at or retrieved, the turn after a search for
 the labels it gave, the last turn for accuracy and format. A turn's return is what it and the turns after it earned.
 
@@ -95,12 +95,8 @@ def turn_rewards(breakdown: Breakdown, weights: Weights | None = None) -> np.nda
 
     The process part is clipped as a running sum, so that what is earned beyond the clip pays nothing.
 
-    Args:
-        breakdown: Of one rollout, scored with `weights`.
-        weights: The paper's when None.
-
     Returns:
-        (turns,), whose sum is `breakdown.total`; a rollout without turns earned nothing: (0,).
+        (turns,), whose sum is `breakdown.total`.
     """
     weights = weights or Weights()
     earned = [sum(turn.values()) for turn in breakdown.per_turn]
@@ -122,25 +118,12 @@ def returns_to_go(rewards: Sequence[float], gamma: float = 1.0) -> np.ndarray:
 def turn_advantages(
     rewards: Sequence[Sequence[float]], group_size: int, gamma: float = 1.0, scale: str = "group"
 ) -> list[np.ndarray]:
-    """An advantage for each turn; see the module for the formula.
-
-    Args:
-        rewards: For each rollout what its turns earned; the members of a group follow each other.
-        group_size: Rollouts a group, at least 2.
-        gamma: Discount a turn.
-        scale: Whose standard deviation to divide by, one of SCALES.
-
-    Returns:
-        For each rollout an array (turns,).
-
-    Raises:
-        ValueError: The rollouts are not whole groups, or a group has one member.
-    """
+    """An advantage for each turn of each rollout, (turns,) each, from what its turns earned; as in `advantages`."""
     if group_size < 2 or len(rewards) % group_size:
         raise ValueError(f"{len(rewards)} rollouts in groups of {group_size}: give whole groups of at least 2")
     if scale not in SCALES:
         raise ValueError(f"scale={scale!r}: choose one of {', '.join(SCALES)}")
-    returns = [returns_to_go(one, gamma) for one in rewards]
+    returns = [returns_to_go(turns, gamma) for turns in rewards]
     groups = [returns[start : start + group_size] for start in range(0, len(returns), group_size)]
     divisor = batch_deviation(groups) if scale == "batch" else {"group": None, "none": 1.0}[scale]
     return [advantage for group in groups for advantage in group_advantages(group, divisor)]
@@ -148,24 +131,22 @@ def turn_advantages(
 
 def batch_deviation(groups: Sequence[Sequence[np.ndarray]]) -> float:
     """The standard deviation of what whole rollouts earned, each around the mean of its group."""
-    totals = np.array([[one[0] if len(one) else 0.0 for one in group] for group in groups])  # (groups, G)
+    totals = np.array([[turns[0] if len(turns) else 0.0 for turns in group] for group in groups])  # (groups, G)
     around = totals - totals.mean(1, keepdims=True)
     return float(np.sqrt((around**2).sum() / (around.size - len(groups)))) + EPSILON
 
 
 def group_advantages(returns: Sequence[np.ndarray], divisor: float | None = None) -> list[np.ndarray]:
-    """The advantages of one group's turns, from their returns-to-go; see `turn_advantages`.
+    """The advantages of one group's turns, from the returns-to-go of each rollout, (turns,).
 
-    Args:
-        returns: For each rollout an array (turns,).
-        divisor: What to divide by; the group's own standard deviation when None.
+    They are divided by `divisor`, or by the group's own standard deviation.
     """
-    filled = [one if len(one) else np.zeros(1) for one in returns]
-    longest = max(len(one) for one in filled)
-    padded = np.array([np.pad(one, (0, longest - len(one)), "edge") for one in filled])  # (G, longest)
+    filled = [turns if len(turns) else np.zeros(1) for turns in returns]
+    longest = max(map(len, filled))
+    padded = np.array([np.pad(turns, (0, longest - len(turns)), "edge") for turns in filled])  # (G, longest)
     others = (padded.sum(0) - padded) / (len(returns) - 1)
     spread = padded[:, 0].std(ddof=1) + EPSILON if divisor is None else divisor
-    return [row[: len(one)] for row, one in zip((padded - others) / spread, returns, strict=True)]
+    return [row[: len(turns)] for row, turns in zip((padded - others) / spread, returns, strict=True)]
 
 
 def label_rewards(breakdown: Breakdown, weights: Weights | None = None) -> np.ndarray:
@@ -177,26 +158,20 @@ def label_rewards(breakdown: Breakdown, weights: Weights | None = None) -> np.nd
 
 
 def label_advantages(rewards: Sequence[Sequence[float]], group_size: int) -> list[np.ndarray]:
-    """An advantage for the labels of each turn; see the module for the formula.
+    """An advantage for the labels of each turn of each rollout, from what they earned: (turns,) each.
 
-    Args:
-        rewards: For each rollout what its turns earned by labels, NaN where there were none to give; the members of a
-            group follow each other.
-        group_size: Rollouts a group.
-
-    Returns:
-        For each rollout an array (turns,), NaN where there were none; 0 where nobody else gave any.
+    NaN where there were none to give; 0 where nobody else of the group gave any.
     """
-    found = []
+    values = []
     for start in range(0, len(rewards), group_size):
-        group = [np.asarray(one, float) for one in rewards[start : start + group_size]]
-        means = [one[np.isfinite(one)] for one in group]
-        every = np.concatenate(means)
+        group = [np.asarray(turns, float) for turns in rewards[start : start + group_size]]
+        labelled = [turns[np.isfinite(turns)] for turns in group]
+        every = np.concatenate(labelled)
         divisor = (every.std(ddof=1) if len(every) > 1 else 0.0) + EPSILON
         for i, own in enumerate(group):
-            others = np.concatenate([one for j, one in enumerate(means) if j != i])
-            found.append((own - others.mean()) / divisor if len(others) else own * 0.0)
-    return found
+            others = np.concatenate(labelled[:i] + labelled[i + 1 :])
+            values.append((own - others.mean()) / divisor if len(others) else own * 0.0)
+    return values
 
 
 def trajectory_advantages(totals: Sequence[float], group_size: int) -> np.ndarray:

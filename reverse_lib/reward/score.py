@@ -15,8 +15,6 @@ turn-level credit. A failed service is no zero: `service_error` is set, `total` 
 Run it with `score(trajectory)`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import numbers
@@ -50,7 +48,7 @@ class Breakdown:
     service_error: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the components as JSON types, None for NaN."""
+        """The components as JSON types, None for NaN."""
         row = dataclasses.asdict(self)
         return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
 
@@ -65,14 +63,14 @@ def evidence_mcc(predicted: Iterable[Any] | None, useful: Iterable[int], n_resul
         predicted: 1-based positions; duplicates count once, what was never shown (or is no integer) counts as a false
             positive. None when the tag is missing.
         useful: 1-based positions of the truly useful results.
-        n_results: number of results shown.
+        n_results: Number of results shown.
 
     Returns:
         -1..1; 0 for None.
     """
     if not isinstance(predicted, list | tuple | set | frozenset):
         return 0.0
-    shown = range(1, max(int(n_results), 0) + 1)
+    shown = range(1, n_results + 1)
     truth = {position for position in useful if position in shown}
     integers = {int(position) for position in predicted if _is_integer(position)}
     called = {position for position in integers if position in shown}
@@ -87,31 +85,21 @@ def evidence_mcc(predicted: Iterable[Any] | None, useful: Iterable[int], n_resul
 
 
 def score(trajectory: Trajectory, weights: Weights | None = None) -> Breakdown:
-    """Scores one rollout.
-
-    Args:
-        trajectory: the facts.
-        weights: the paper's when None.
+    """Scores one rollout, by the paper's weights when they are None.
 
     Returns:
         The breakdown. `sum(per_turn)` is the process part before clipping.
     """
     weights = weights or Weights()
     turns = trajectory.turns()
-    seen = [step.observation for step in trajectory.steps]
-    looks, best_iou = _looks(seen, trajectory.regions)
-    queries = _queries(seen, trajectory.evidence)
-    trusts, mccs, judged = _trusts(seen, turns)
-    per_turn = [
-        {
-            "look": weights.look * looks[i],
-            "query": weights.query * queries[i],
-            "trust": weights.trust * trusts[i],
-            "error": weights.error * (seen[i] is not None and seen[i].status == "model_error"),
-        }
-        for i in range(len(turns))
-    ]
-    sums = {name: math.fsum(turn[name] for turn in per_turn) for name in ("look", "query", "trust", "error")}
+    observations = [step.observation for step in trajectory.steps]
+    looks, best_iou = _looks(observations, trajectory.regions)
+    queries = _queries(observations, trajectory.evidence)
+    trusts, mccs, judged = _trusts(observations, turns)
+    errors = [seen is not None and seen.status == "model_error" for seen in observations]
+    shares = {"look": looks, "query": queries, "trust": trusts, "error": errors}
+    per_turn = [{name: getattr(weights, name) * shares[name][i] for name in shares} for i in range(len(turns))]
+    sums = {name: math.fsum(turn[name] for turn in per_turn) for name in shares}
     process = min(max(math.fsum(sums.values()), PROCESS_RANGE[0]), PROCESS_RANGE[1])
     accuracy = math.nan if None in (trajectory.lat, trajectory.lon) else accuracy_reward(trajectory.km)
     form = _format(trajectory, turns)
@@ -119,10 +107,8 @@ def score(trajectory: Trajectory, weights: Weights | None = None) -> Breakdown:
     return Breakdown(
         accuracy=accuracy,
         format=form,
-        look=sums["look"],
-        query=sums["query"],
-        trust=sums["trust"],
-        errors=sums["error"],
+        errors=sums.pop("error"),
+        **sums,
         process=process,
         total=math.nan if trajectory.service_failed else total,
         per_turn=per_turn,
@@ -133,10 +119,10 @@ def score(trajectory: Trajectory, weights: Weights | None = None) -> Breakdown:
     )
 
 
-def _looks(seen: Sequence[Observation | None], regions: Sequence[Any]) -> tuple[list[float], float]:
-    """Returns how much each call's box improves on the best IoU so far, and the best (NaN without regions)."""
+def _looks(observations: Sequence[Observation | None], regions: Sequence[Any]) -> tuple[list[float], float]:
+    """How much each call's box improves on the best IoU so far, and the best (NaN without regions)."""
     best, gains = 0.0, []
-    for observation in seen:
+    for observation in observations:
         gain = 0.0
         if observation is not None and observation.tool in _BOX_TOOLS and observation.status in ("ok", "miss"):
             box = observation.arguments.get("bbox_2d") if isinstance(observation.arguments, dict) else None
@@ -146,33 +132,34 @@ def _looks(seen: Sequence[Observation | None], regions: Sequence[Any]) -> tuple[
     return gains, best if len(regions) else math.nan
 
 
-def _queries(seen: Sequence[Observation | None], evidence: Iterable[str]) -> list[float]:
-    """Returns the share of the evidence that each call is the first text search to retrieve."""
+def _queries(observations: Sequence[Observation | None], evidence: Iterable[str]) -> list[float]:
+    """The share of the evidence that each call is the first text search to retrieve."""
     wanted = set(evidence)
-    total, shares = len(wanted), []
-    for i, observation in enumerate(seen):
-        found = set()
+    total, shares = len(wanted), [0.0] * len(observations)
+    for i, observation in enumerate(observations):
         if observation is not None and observation.tool == "text_search_tool" and observation.status == "ok":
-            found = wanted & {result["url"] for result in observation.results if isinstance(result.get("url"), str)}
-            wanted -= found
-            found = set() if _is_repeated(seen, i) else found
-        shares.append(len(found) / total if total else 0.0)
+            urls = {result["url"] for result in observation.results if isinstance(result.get("url"), str)}
+            if total and not _is_repeated(observations, i):
+                shares[i] = len(wanted & urls) / total
+            wanted -= urls
     return shares
 
 
-def _trusts(seen: Sequence[Observation | None], turns: Sequence[Turn]) -> tuple[list[float], list[float], list[int]]:
-    """Returns the MCC at the turn whose labels judge a search that pays, 0 at every other turn; the MCCs; those turns.
+def _trusts(
+    observations: Sequence[Observation | None], turns: Sequence[Turn]
+) -> tuple[list[float], list[float], list[int]]:
+    """The MCC at the turn whose labels judge a search that pays, 0 at every other turn; the MCCs; those turns.
 
     A search pays when its results are labelled, it shows one that no earlier search showed, and it repeats no call.
     When no turn follows, its labels are missing like any others: MCC 0.
     """
-    per_turn, paid, judged = [0.0] * len(seen), [], []
+    per_turn, paid, judged = [0.0] * len(observations), [], []
     shown: set[tuple[str, ...]] = set()
-    for i, observation in enumerate(seen):
+    for i, observation in enumerate(observations):
         if observation is None or observation.tool not in SEARCH_TOOLS or observation.status != "ok":
             continue
         results = {_identity(result) for result in observation.results}
-        pays = observation.labelled and bool(results - shown) and not _is_repeated(seen, i)
+        pays = observation.labelled and bool(results - shown) and not _is_repeated(observations, i)
         shown |= results
         if pays:
             labels = turns[i + 1].useful if i + 1 < len(turns) else None
@@ -184,31 +171,27 @@ def _trusts(seen: Sequence[Observation | None], turns: Sequence[Turn]) -> tuple[
 
 
 def _format(trajectory: Trajectory, turns: Sequence[Turn]) -> float:
-    """Returns 1 for a rollout in the grammar throughout, 0.8 if only think and answer are there, 0 otherwise."""
+    """1 for a rollout in the grammar throughout, 0.8 if only think and answer are there, 0 otherwise."""
     if trajectory.answer is None or any(turn.think is None for turn in turns):
         return 0.0
     return FORMAT_PARTIAL if any(turn.errors for turn in turns) else 1.0
 
 
-def _is_repeated(seen: Sequence[Observation | None], i: int) -> bool:
-    """Tells whether call `i` was made before in this rollout, by the environment's word or by its arguments."""
-    call = seen[i]
-    try:
-        return call.repeated or any(
-            other.status in ("ok", "miss") and (other.tool, other.arguments) == (call.tool, call.arguments)
-            for other in seen[:i]
-            if other is not None
-        )
-    except RecursionError:  # arguments nested a thousand deep are not comparable; the environment's word stands
-        return call.repeated
+def _is_repeated(observations: Sequence[Observation | None], i: int) -> bool:
+    """Whether call `i` was made before in this rollout, by the environment's word or by its arguments."""
+    call = observations[i]
+    return call.repeated or any(
+        other.status in ("ok", "miss") and (other.tool, other.arguments) == (call.tool, call.arguments)
+        for other in observations[:i]
+        if other is not None
+    )
 
 
 def _identity(result: dict[str, Any]) -> tuple[str, ...]:
-    """Names a result: its address, or what it says when it has none."""
+    """What tells a result from others: its address, or what it says when it has none."""
     url = result.get("url")
     return (str(url),) if url else (str(result.get("title")), str(result.get("snippet")))
 
 
 def _is_integer(value: Any) -> bool:
-    """Tells an integer, Python's or NumPy's, from a boolean and from everything else."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -11,8 +11,8 @@ make_runs, load_runs   the same run with one thing changed, several seeds; `choo
 """
 
 from reverse_lib.training.ablations import choose, load_runs, make_runs
+from reverse_lib.training.common import speed
 from reverse_lib.training.grpo import GeoGRPOTrainer, train_grpo
-from reverse_lib.training.history import speed
 from reverse_lib.training.sft import (
     IGNORE_INDEX,
     ByLength,

@@ -53,15 +53,8 @@ from reverse_lib.environment import (
 from reverse_lib.models import decode_turn, pictures_remembered, placeholder_ids, right_padded
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import Budgets, GrpoConfig, Weights
-from reverse_lib.reward import (
-    CREDITS,
-    SCALES,
-    Advantages,
-    Breakdown,
-    advantages,
-    score,
-)
-from reverse_lib.training.history import PARTS, History, Stopwatch, rollout_metrics
+from reverse_lib.reward import CREDITS, SCALES, Advantages, Breakdown, advantages, score
+from reverse_lib.training.common import PARTS, History, Stopwatch, common_arguments, rollout_metrics
 from reverse_lib.trajectory import TOOLS, Trajectory, curriculum_order
 
 COMPONENTS = ("accuracy", "format", "look", "query", "trust", "errors")
@@ -131,7 +124,7 @@ class GeoGRPOTrainer(GRPOTrainer):
             args=arguments,
             train_dataset=Dataset.from_list(rows),
             processing_class=processor,
-            callbacks=[History(on_row, Path(folder) / METRICS_FILE)],
+            callbacks=[history := History(on_row, Path(folder) / METRICS_FILE)],
         )
         self.tools = tool_functions()  # none is called; that there are some makes TRL take the pictures of all turns
         if not is_chat_template_prefix_preserving(processor):
@@ -139,11 +132,12 @@ class GeoGRPOTrainer(GRPOTrainer):
         self._prompt_ids = lru_cache(256)(self._prompt_ids)
         self._result_ids = lru_cache(4096)(self._result_ids)
         self.remove_callback(PrinterCallback)
+        self._history = history
 
     @property
     def rows(self) -> list[dict]:
         """What was logged."""
-        return next(c for c in self.callback_handler.callbacks if isinstance(c, History)).rows
+        return self._history.rows
 
     def sample(self) -> dict[str, torch.Tensor]:
         """The first step's rollouts, sampled, scored and credited, as what `compute_loss` takes.
@@ -177,29 +171,29 @@ class GeoGRPOTrainer(GRPOTrainer):
         if self._config.credit != "trajectory":  # TRL's own is that of plain GRPO
             with self._clock("own"):
                 output["advantages"] = self._advantages_by_token(output)
-        if self.model.training and self.accelerator.num_processes == 1:
+        if self.accelerator.num_processes == 1:
             first = (self.state.global_step + 1) * self._config.prompts_per_step
             self._album.open_ahead(self._order[first : first + self._config.prompts_per_step])
         return output
 
     def _generate(self, prompts: list):
         """A step's rollouts, as TRL takes them: tokens, masks and pictures."""
-        ended: dict[int, tuple[Trajectory, Rollout]] = {}
-        limits = dict(interface=self._interface, budgets=self._budgets, tools=self._offered)
+        runs: dict[int, Rollout] = {}
         with self._clock("tools"):
-            rollout(
+            self.rollouts = rollout(
                 self,
                 self._drawn,
                 self._search,
-                **limits,
+                self._interface,
+                self._budgets,
+                self._offered,
                 batch_size=len(self._drawn),
-                on_finished=lambda trajectory, run: ended.update({run.index: (trajectory, run)}),
+                on_finished=lambda _, run: runs.update({run.index: run}),
                 album=self._album,
             )
         with self._clock("own"):
-            self.rollouts = [ended[i][0] for i in range(len(prompts))]
             self.breakdowns = [score(trajectory, self._weights) for trajectory in self.rollouts]
-            encoded = [self._encode(run.photo_id, run.messages) for _, run in (ended[i] for i in range(len(prompts)))]
+            encoded = [self._encode(runs[i].photo_id, runs[i].messages) for i in range(len(prompts))]
             self._log_rollouts(encoded)
         texts = [[{"role": "assistant", "content": t.steps[-1].text if t.steps else ""}] for t in self.rollouts]
         pictures = [one.pictures for one in encoded]
@@ -303,7 +297,7 @@ class GeoGRPOTrainer(GRPOTrainer):
         """Log how long the rollouts were, and what they did besides what they earned."""
         lengths = torch.tensor([[len(one.prompt), sum(one.written)] for one in encoded], device=self.accelerator.device)
         self.state.num_input_tokens_seen += self.accelerator.gather(lengths).sum().item()
-        self._metrics["train" if self.model.training else "eval"]["num_tokens"] = [self.state.num_input_tokens_seen]
+        self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
         for trajectory, one in zip(self.rollouts, encoded, strict=True):
             for name, value in rollout_metrics(trajectory.steps):
                 self._log_metric(name, value)
@@ -315,14 +309,12 @@ class GeoGRPOTrainer(GRPOTrainer):
     def _advantages_by_token(self, output: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The advantage that pushes each token of a completion; 0 for what the model did not write; (B, T)."""
         config, first = self._config, self.accelerator.process_index * len(self.breakdowns)
-        group = self.num_generations if self.model.training else self.num_generations_eval
         everybody = gather_object(self.breakdowns)
-        values = advantages(everybody, config.credit, self._weights, config.gamma, config.scale, group)
+        values = advantages(everybody, config.credit, self._weights, config.gamma, config.scale, self.num_generations)
         written = (output["completion_mask"] * output["tool_mask"]).tolist()  # (B, T)
         rows = []
         for i, ids in enumerate(output["completion_ids"].tolist()):
-            pieces = self._tokenizer.convert_ids_to_tokens(ids)  # None for a number that no token has
-            pieces = [piece or "" for piece in pieces]
+            pieces = [piece or "" for piece in self._tokenizer.convert_ids_to_tokens(ids)]  # None: no token has this id
             rows.append(by_token(values[first + i], written[i], pieces, self.rollouts[i].photo_id))
         return torch.tensor(np.array(rows), dtype=torch.float32, device=output["completion_ids"].device)
 
@@ -345,17 +337,12 @@ def by_token(values: Advantages, written: Sequence[int], pieces: Sequence[str], 
         values: Of the rollout, turn by turn.
         written: 1 for a token that the model wrote, 0 elsewhere; the runs of 1 are its turns.
         pieces: The tokens as texts, in which ASCII stands for itself, as in a byte-level vocabulary.
-        photo_id: For the message.
-
-    Raises:
-        RuntimeError: There are not as many runs of written tokens as turns; names the photo.
+        photo_id: Of the rollout, for the error if there are not as many turns among the tokens.
     """
     edges = np.flatnonzero(np.diff([0, *written, 0]))  # where each turn begins, and where it is over
     turns = list(zip(edges[::2], edges[1::2], strict=True))
     if len(turns) != len(values.turns):
-        raise RuntimeError(
-            f"{photo_id}: {len(values.turns)} turns, but {len(turns)} in the tokens; they must be the same"
-        )
+        raise RuntimeError(f"{photo_id}: {len(values.turns)} turns, but {len(turns)} in the tokens")
     row = np.zeros(len(written))
     for (start, end), turn, labels in zip(turns, *values, strict=True):
         row[start:end] = turn
@@ -441,16 +428,11 @@ def grpo_arguments(config: GrpoConfig, folder: str | Path, seed: int, device: st
             "group_size whose product is a multiple of them, or another batch_size"
         )
     return GRPOConfig(
-        output_dir=str(folder),
+        **common_arguments(config, folder, seed, device),
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=rollouts // (processes * batch),
         num_generations=config.group_size,
-        learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
-        weight_decay=config.weight_decay,
-        adam_beta1=config.beta1,
-        adam_beta2=config.beta2,
-        max_grad_norm=config.max_grad_norm,
         epsilon=config.clip,
         max_steps=config.steps,
         temperature=config.temperature,
@@ -460,19 +442,7 @@ def grpo_arguments(config: GrpoConfig, folder: str | Path, seed: int, device: st
         generation_kwargs={"max_new_tokens": min(config.max_turn_tokens, config.max_completion_tokens)},
         shuffle_dataset=False,
         loss_type="dapo",  # a mean over all tokens of a step
-        bf16=True,
-        use_cpu=device == "cpu",
-        gradient_checkpointing=config.checkpointing,
         logging_steps=1,
-        save_strategy="steps" if config.save_steps else "no",
-        save_steps=config.save_steps or 500,
-        save_total_limit=1,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
-        data_seed=seed,
     )
 
 

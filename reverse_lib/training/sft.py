@@ -32,7 +32,7 @@ from reverse_lib.geo import Answer
 from reverse_lib.models import right_padded
 from reverse_lib.photos import Photo
 from reverse_lib.profiles import SftConfig
-from reverse_lib.training.history import History
+from reverse_lib.training.common import History, common_arguments
 from reverse_lib.trajectory import TOOLS, Step, Trajectory, format_turn
 
 IGNORE_INDEX = -100
@@ -219,34 +219,17 @@ def sft_arguments(config: SftConfig, samples: int, folder: str | Path, seed: int
     steps = max(1, math.ceil(samples * config.epochs / (config.batch_size * config.accumulate)))
     workers = min(config.workers, possible_workers())
     return SFTConfig(
-        output_dir=str(folder),
+        **common_arguments(config, folder, seed, device),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulate,
-        learning_rate=config.learning_rate,
         max_steps=steps,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": config.final_rate},
         warmup_steps=int(steps * config.warmup_share),
-        weight_decay=config.weight_decay,
-        adam_beta1=config.beta1,
-        adam_beta2=config.beta2,
-        max_grad_norm=config.max_grad_norm,
-        bf16=True,
-        use_cpu=device == "cpu",
-        gradient_checkpointing=config.checkpointing,
         logging_steps=max(1, steps // 50),
-        save_strategy="steps" if config.save_steps else "no",
-        save_steps=config.save_steps or 500,
-        save_total_limit=1,
         max_length=None,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
         dataloader_num_workers=workers,
         dataloader_persistent_workers=workers > 0,
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
-        data_seed=seed,
     )
 
 
@@ -265,7 +248,7 @@ def train_sft(
     Args:
         model: What `models.load_model` returned.
         processor: What `models.load_processor` returned.
-        dataset: What `make_dataset` returned.
+        dataset: What `make_sft_dataset` returned.
         config: Batch size, learning rate, length of the run.
         folder: Where checkpoints go, if the stage keeps any.
         seed: Of the order of the samples.

@@ -1,4 +1,4 @@
-"""What a training logs: its rows as they come, what its rollouts did besides what they earned, where its time went."""
+"""What SFT and GRPO share: settings in TRL's terms, and what a run logs (rows as they come, deeds, time)."""
 
 import json
 import math
@@ -11,9 +11,34 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from reverse_lib.environment import UNREADABLE
+from reverse_lib.profiles import GrpoConfig, SftConfig
 from reverse_lib.trajectory import SEARCH_TOOLS, TOOLS, Step
 
 PARTS = ("generate", "tools", "own", "step")
+
+
+def common_arguments(config: SftConfig | GrpoConfig, folder: str | Path, seed: int, device: str) -> dict:
+    """The settings that both stages have, in TRL's terms."""
+    return dict(
+        output_dir=str(folder),
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.beta1,
+        adam_beta2=config.beta2,
+        max_grad_norm=config.max_grad_norm,
+        bf16=True,
+        use_cpu=device == "cpu",
+        gradient_checkpointing=config.checkpointing,
+        save_strategy="steps" if config.save_steps else "no",
+        save_steps=config.save_steps or 500,
+        save_total_limit=1,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+        data_seed=seed,
+    )
 
 
 class History(TrainerCallback):
@@ -25,9 +50,9 @@ class History(TrainerCallback):
             the step where it continues and writes on; a new run starts it anew.
     """
 
-    def __init__(self, on_row: Callable[[dict], None] | None = None, path: str | Path | None = None):
+    def __init__(self, on_row: Callable[[dict], None] | None = None, path: Path | None = None):
         self.rows: list[dict] = []
-        self.on_row, self.path = on_row, path and Path(path)
+        self.on_row, self.path = on_row, path
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self.path is None or not state.is_world_process_zero:
@@ -47,9 +72,9 @@ class History(TrainerCallback):
             self.on_row(row)
 
 
-def read_rows(path: str | Path) -> list[dict]:
+def read_rows(path: Path) -> list[dict]:
     """The rows of a metrics file; a last line that a killed run left half written is dropped."""
-    path, rows = Path(path), []
+    rows = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             rows.append(json.loads(line))
