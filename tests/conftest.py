@@ -4,7 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "agg")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two files run side by side; more threads than cores are many times slower
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # beside other work two threads are many times slower than one
 
 import pytest
 
