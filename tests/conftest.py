@@ -4,7 +4,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "agg")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two files run side by side; more threads than cores are many times slower
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # files run side by side; threads beyond the cores make all many times slower
 
 import pytest
 
