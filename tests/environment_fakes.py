@@ -1,6 +1,7 @@
 """A small photo, a search that remembers what it was asked, and an agent with a script."""
 
 import io
+import math
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,12 @@ from reverse_lib.search import SearchAnswer, SearchResult, ServiceError
 from reverse_lib.trajectory import TOOLS, ToolCall, format_turn
 
 ZOOM, IMAGE, TEXT = TOOLS
+_NO_EDGES = (True, None, math.nan, math.inf, -math.inf, 10**400, 1e308, 1j, "9", [9], 1001, -1)
+NO_BOXES = [None, "0,0,9,9", "1234", b"1234", 5, {}, {"x1": 1}, {0, 1, 2, 3}, np.array(3), np.zeros((2, 2))]
+NO_BOXES += [[], [0, 0, 9], [0, 0, 9, 9, 9], [[0, 0, 9, 9]], [[1, 2], [3, 4]], np.array(["0", "0", "9", "9"])]
+NO_BOXES += [["0", "0", "9", "9"], [False, False, True, True], *([0, 0, edge, 9] for edge in _NO_EDGES)]
+NO_BOXES += [[9, 0, 0, 9], [0, 9, 9, 0], [9, 9, 0, 0], [0, 0, 0, 9], [5, 5, 5, 5], [0, 0, 1e-200, 1e-200]]
+NO_BOXES += [[0.1, 0.2, 0.4, 0.45]]  # a box in 0..1
 
 
 def picture(width=640, height=480) -> bytes:

@@ -533,8 +533,9 @@ def test_a_flipped_bit_is_an_error_or_a_miss_and_never_another_answer(folder):
 def test_a_cache_in_a_folder_that_can_not_be_written_can_be_read(folder, cache):
     cache.record_text("photo", "x", [page(1)])
     cache.close()
-    for parent in (folder, *folder.parents[:3]):
-        parent.chmod(0o755)
+    for made in (folder, *folder.parents):
+        if made.name.startswith("pytest-of-") or "pytest-of-" in str(made.parent):  # pytest's are for this user alone
+            made.chmod(0o755)
     code = """if True:
         import os, sys
         from reverse_lib.search import CacheError, SearchCache
