@@ -13,12 +13,12 @@ from reverse_lib.trajectory import Observation, Step, ToolCall, Trajectory, form
 PARIS, LONDON, SYDNEY = (48.8566, 2.3522), (51.5074, -0.1278), (-33.8688, 151.2093)
 
 
-LONGEST = ("test_notebooks", "test_grpo", "test_probes", "test_sft", "test_cli")  # files begun first
+LONGEST = "notebooks claims base probes cli ablations review_browser grpo sft maps_browser".split()  # begun first
 
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that no process is left alone with one at the end."""
-    places = {name: place for place, name in enumerate(LONGEST)}
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 

@@ -356,6 +356,16 @@ def test_what_gets_lost_on_the_way_stops_the_run_with_the_photo(untaught, monkey
         untaught.train()
 
 
+def test_a_turn_longer_than_the_room_that_is_left_is_cut_and_ends_its_rollout(tmp_path):
+    trainer = scripted_trainer(tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS]), max_completion_tokens=20)
+    trainer.train()
+    assert trainer.recorded[0]["completion_ids"].shape[1] == 20
+    assert [len(t.steps) for t in trainer.rollouts] == [1, 1]
+    for trajectory, text in zip(trainer.rollouts, (ZOOM, GUESS), strict=True):
+        assert text.startswith(trajectory.steps[0].text) and trajectory.steps[0].text != text
+        assert trajectory.end == "format"
+
+
 def test_a_tool_result_that_no_longer_fits_ends_its_rollout(tmp_path):
     trainer = scripted_trainer(tmp_path, ([ZOOM, SEARCH, RIGHT], [GUESS]), max_completion_tokens=110)
     trainer.sample()
