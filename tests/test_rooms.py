@@ -100,5 +100,5 @@ def test_readmes_layout_is_the_rooms_in_the_order_data_flows():
         "__main__",
         "runner",
     ]
-    there = {path.stem for path in LIBRARY.iterdir() if path.name not in ("__init__.py", "__pycache__")}
+    there = {room_of(path) for path in LIBRARY.rglob("*.py")} - {"__init__"}
     assert there == set(MAY_USE)
